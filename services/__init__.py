@@ -1,0 +1,1 @@
+"""DS01: shares one GPU server among many people."""

@@ -1,0 +1,197 @@
+"""Every event DS01 writes to the journal: its name, MESSAGE_ID and the catalogue text that `journalctl -x` shows.
+
+The table is the only list: the message catalogue is printed from it, docs/EVENTS.md is checked against it.
+Names are `noun.past-participle`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from enum import IntEnum
+from typing import Protocol
+
+
+class Priority(IntEnum):
+    """syslog(3) priorities that events use."""
+
+    ERROR = 3
+    WARNING = 4
+    NOTICE = 5
+    INFO = 6
+
+
+@dataclass(frozen=True, slots=True)
+class EventKind:
+    """One row of the table. `subject` and `advice` make the catalogue entry; @FIELD@ is filled in by journalctl."""
+
+    message_id: str
+    priority: Priority
+    subject: str
+    advice: str
+
+
+EVENTS: dict[str, EventKind] = {
+    "gpu.granted": EventKind(
+        "f7112b81fc984e72b870cbee8c5522bd",
+        Priority.INFO,
+        "GPU @DS01_GPU@ was leased to @DS01_USER@",
+        "The lease @DS01_LEASE@ belongs to container '@DS01_CONTAINER_NAME@'. Nobody else gets these units until it\n"
+        "is released. 'ds01 status' shows who holds what.",
+    ),
+    "gpu.denied": EventKind(
+        "bb0b1db5ba8147ed8afa596d578f39ec",
+        Priority.INFO,
+        "@DS01_USER@ was refused a GPU: @DS01_REASON@",
+        "Requested: @DS01_REQUESTED@, in use: @DS01_USED@, limit: @DS01_LIMIT@. Limits come from\n"
+        "the policy; 'ds01 explain gpu' says what would be granted now.",
+    ),
+    "gpu.bound": EventKind(
+        "e9e020573a064124be636a15d32aaa9b",
+        Priority.INFO,
+        "Lease @DS01_LEASE@ now belongs to a container that exists",
+        "The container was created and has not started yet.",
+    ),
+    "gpu.activated": EventKind(
+        "c891b97d8b874da78901f3b886ba1fd3",
+        Priority.INFO,
+        "The container of lease @DS01_LEASE@ runs",
+        "GPU @DS01_GPU@ is in use by '@DS01_CONTAINER_NAME@'.",
+    ),
+    "gpu.held": EventKind(
+        "c6ed128ac6844bb592145c664eb5be36",
+        Priority.INFO,
+        "GPU @DS01_GPU@ is held for a stopped container",
+        "Container '@DS01_CONTAINER_NAME@' of @DS01_USER@ stopped. A start before the hold ends finds the same GPU;\n"
+        "removing the container frees it at once.",
+    ),
+    "gpu.renewed": EventKind(
+        "9fb7a462821440ad875a3dc433d78675",
+        Priority.INFO,
+        "Lease @DS01_LEASE@ has units again: @DS01_GPU@",
+        "Its container is being started after the hold had ended; the units may be others than before.",
+    ),
+    "gpu.draining": EventKind(
+        "a2f9d0b342a9494398a7b30b8ae11d5c",
+        Priority.INFO,
+        "GPU @DS01_GPU@ is being taken back",
+        "The device entry of lease @DS01_LEASE@ is gone; the unit is free once its container has twice been seen\n"
+        "not to run.",
+    ),
+    "gpu.released": EventKind(
+        "bad300718e1a43858b08ae02310ca0b8",
+        Priority.INFO,
+        "GPU @DS01_GPU@ is free again",
+        "Lease @DS01_LEASE@ of @DS01_USER@ ended: @DS01_REASON@.",
+    ),
+    "gpu.unit-missing": EventKind(
+        "d4f9ade6c491432682393a759bbec394",
+        Priority.NOTICE,
+        "GPU @DS01_GPU@ of lease @DS01_LEASE@ does not exist at the moment",
+        "The MIG layout or the GPU is not there, so no device entry is written and the container can't start.\n"
+        "Make the MIG instances again with the site's MIG service and look at 'ds01 status'.",
+    ),
+    "access.refused": EventKind(
+        "1bcbc70a55734c28843ff4cce9face02",
+        Priority.INFO,
+        "@DS01_USER@ was refused: @DS01_REASON@",
+        "The request was not carried out. docs/SHIM.md lists what users may ask for.",
+    ),
+    "slice.ensured": EventKind(
+        "e74518ee1617451aa87af94c13ee8c60",
+        Priority.INFO,
+        "Slice of @DS01_USER@ exists with its limits",
+        "See 'systemctl status' and 'systemd-cgls' for what runs in it.",
+    ),
+    "engine.lost": EventKind(
+        "8d42cdbda9bd43bdb00514a76a229ead",
+        Priority.NOTICE,
+        "The Docker engine does not answer",
+        "Until it does nothing is granted or released; what runs goes on. See 'systemctl status docker'.",
+    ),
+    "engine.found": EventKind(
+        "5e7b91b912dd4581bc6978395db3439e",
+        Priority.INFO,
+        "The Docker engine answers",
+        "The ledger has been compared with its list of containers.",
+    ),
+    "nvml.lost": EventKind(
+        "4061126bab804ee999fc6b11af841330",
+        Priority.NOTICE,
+        "The state of the GPUs is unknown",
+        "NVML does not answer or there is no driver. Nothing is granted until it does.\n"
+        "See 'systemctl status ds01-nvml'.",
+    ),
+    "nvml.found": EventKind(
+        "ff9c40ccff3241f1b2cacdf12afdc305",
+        Priority.INFO,
+        "The GPUs of this machine were read",
+        "Units: @DS01_NEW@.",
+    ),
+    "ledger.broken": EventKind(
+        "9ee91b5c1fd649b1810af603c9306004",
+        Priority.ERROR,
+        "The ledger can't be used",
+        "No new lease is granted; what runs goes on. Look for a full or read-only file system below /var/lib/ds01.",
+    ),
+    "boot.restored": EventKind(
+        "dc919fed99514c348eb8d28322c68839",
+        Priority.INFO,
+        "Slices and device entries were restored before Docker started",
+        "Slices: @DS01_NEW@. Containers with a restart policy find their limits and GPUs in place.",
+    ),
+    "boot.degraded": EventKind(
+        "7d206f545b37495cbe06159c4ab843f8",
+        Priority.WARNING,
+        "Not everything could be restored before Docker started",
+        "@DS01_REASON@. Containers whose GPU is missing stay stopped; 'ds01 status' lists the units.",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened. Empty fields are left out of the journal entry; `request` runs from client to engine."""
+
+    name: str
+    message: str
+    user: str = ""
+    uid: int | None = None
+    group: str = ""
+    lease: str = ""
+    gpu: str = ""
+    container: str = ""
+    container_name: str = ""
+    reason: str = ""
+    limit: str = ""
+    used: str = ""
+    requested: str = ""
+    request: str = ""
+    old: str = ""
+    new: str = ""
+    count: int | None = None
+
+    def journal_fields(self) -> dict[str, str]:
+        """The fields of the journal entry: DS01_EVENT, DS01_USER, … for what is set."""
+        found = {"DS01_EVENT": self.name}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if item.name not in ("name", "message") and value not in ("", None):
+                found[f"DS01_{item.name.upper()}"] = str(value)
+        return found
+
+
+class EventLog(Protocol):
+    """Where events go."""
+
+    def emit(self, event: Event) -> None:
+        """Write `event`; never raises."""
+
+
+def catalog() -> str:
+    """The message catalogue (see journald's catalogue format), one entry per event."""
+    head = "# Message catalogue of DS01. Made from the table of events.\n"
+    entries = [
+        f"\n-- {kind.message_id}\nSubject: {kind.subject}\nDefined-By: DS01\nSupport: man:ds01(1)\n\n{kind.advice}\n"
+        for kind in EVENTS.values()
+    ]
+    return head + "".join(entries)
