@@ -16,6 +16,7 @@ from urllib.parse import quote, urlencode
 import h11
 
 from ds01.common.errors import EngineRefused, Unavailable
+from ds01.common.model import ContainerFacts
 
 ENGINE_SOCKET = "/run/ds01-engine/engine.sock"
 API_VERSION = "1.45"
@@ -46,21 +47,6 @@ class Response:
             return str(json.loads(self.body)["message"])
         except (ValueError, KeyError, TypeError):
             return self.body.decode(errors="replace")[:300]
-
-
-@dataclass(frozen=True, slots=True)
-class ContainerFacts:
-    """What the engine says of one container. `owner_uid` and `lease` are labels that DS01 wrote."""
-
-    id: str
-    name: str
-    owner_uid: int | None
-    lease: str
-    running: bool
-    restarting: bool
-    ever_started: bool
-    pid: int
-    cgroup_parent: str
 
 
 def target(path: str, query: Mapping[str, str] | None = None) -> str:
@@ -94,13 +80,15 @@ class Engine:
             return None
         return container_facts(_successful(response).json())
 
-    async def list_leased(self) -> list[ContainerFacts]:
-        """Every container, in any state, that has a lease label."""
-        query = {"all": "1", "filters": json.dumps({"label": ["ds01.lease"]})}
+    async def find_leased(self, lease: str) -> ContainerFacts | None:
+        """The container, in any state, that was made for this lease; None if there is none."""
+        query = {"all": "1", "filters": json.dumps({"label": [f"ds01.lease={lease}"]})}
         listed = _successful(await self.request("GET", "/containers/json", query)).json()
-        leased = [item["Id"] for item in listed if (item.get("Labels") or {}).get("ds01.lease")]
-        facts = [await self.inspect(identity) for identity in leased]
-        return [item for item in facts if item is not None]
+        return await self.inspect(listed[0]["Id"]) if listed else None
+
+    async def answers(self) -> None:
+        """Return if the engine answers at all."""
+        _successful(await self.request("GET", "/_ping"))
 
     async def events(self, since: float) -> AsyncIterator[dict[str, Any]]:
         """Container events from `since` (seconds of the epoch) on, without end."""

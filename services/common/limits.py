@@ -1,23 +1,20 @@
-"""The compiled policy: who belongs to which group and which limits hold. Read-only; limits_sync alone publishes it.
+"""The compiled policy: who belongs to which group and which limits hold. Pure; policyfile.py reads it.
 
-`/run/ds01/policy.json`, schema 1. Sizes are bytes, times seconds, CPUs cores, GPU amounts exact fractions of a GPU.
+Schema 1. Sizes are bytes, times seconds, CPUs cores, GPU amounts exact fractions of a GPU.
 `None` is "no limit", and only where a field says so.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 from ds01.common.errors import PolicyInvalid
 
 SCHEMA = 1
-POLICY_FILE = Path("/run/ds01/policy.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,44 +111,6 @@ def parse_policy(untrusted_text: str) -> Policy:
     if policy.default_group not in policy.groups:
         raise PolicyInvalid(f"the default group '{policy.default_group}' is not a group of the policy")
     return policy
-
-
-def load_policy(path: Path = POLICY_FILE) -> Policy:
-    """The policy in file `path`.
-
-    Raises:
-        PolicyInvalid: missing, unreadable or not usable.
-    """
-    try:
-        return parse_policy(path.read_text(encoding="utf-8"))
-    except OSError as exc:
-        raise PolicyInvalid(f"the compiled policy '{path}' can't be read: {exc.strerror}") from exc
-
-
-class PolicyFile:
-    """The policy as of now: re-read when the file is replaced; a file that turns bad leaves the last good one."""
-
-    def __init__(self, path: Path = POLICY_FILE) -> None:
-        self._path = path
-        self._stamp: tuple[int, int, int] | None = None
-        self._policy: Policy | None = None
-
-    def current(self) -> Policy:
-        """The newest usable policy.
-
-        Raises:
-            PolicyInvalid: there has never been one.
-        """
-        try:
-            found = os.stat(self._path)
-            stamp = (found.st_ino, found.st_mtime_ns, found.st_size)
-            if stamp != self._stamp:
-                self._policy, self._stamp = load_policy(self._path), stamp
-        except (OSError, PolicyInvalid) as exc:
-            if self._policy is None:
-                raise PolicyInvalid(f"there is no usable policy at '{self._path}': {exc}") from exc
-        assert self._policy is not None
-        return self._policy
 
 
 def _group(name: str, raw: Mapping[str, Any]) -> Group:

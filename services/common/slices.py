@@ -1,0 +1,55 @@
+"""Which slices a user needs, with which properties. Pure; limits_sync and boot apply it.
+
+A slice is made with its properties before anything runs in it, parents first, since systemd makes missing parents
+implicitly and without limits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ds01.common.limits import Aggregate
+from ds01.common.unitnames import group_slice, user_slice
+
+UNLIMITED = 2**64 - 1
+"""systemd's "infinity" for sizes and counts (UINT64_MAX on D-Bus)."""
+
+PropertyValue = int | str | bool
+
+
+@dataclass(frozen=True, slots=True)
+class SlicePlan:
+    """One slice that must exist: its name and its systemd properties (D-Bus names and units)."""
+
+    name: str
+    properties: Mapping[str, PropertyValue]
+
+
+def plan_user(user: str, uid: int, group: str, aggregate: Aggregate) -> tuple[SlicePlan, SlicePlan]:
+    """The slices of `user`, parent first: his group's for accounting, his own with his limits."""
+    parent = SlicePlan(group_slice(group), {"Description": "DS01 group", **_accounting()})
+    own = SlicePlan(
+        user_slice(group, user, uid), {"Description": f"DS01 user {uid}", **_accounting(), **properties(aggregate)}
+    )
+    return parent, own
+
+
+def properties(aggregate: Aggregate) -> dict[str, PropertyValue]:
+    """The limits of a slice as systemd's properties; a limit that is absent is set to "none", never left over."""
+    quota = aggregate.cpu_quota_percent
+    return {
+        "CPUQuotaPerSecUSec": UNLIMITED if quota is None else quota * 10_000,
+        "MemoryMax": _or_unlimited(aggregate.memory_max_bytes),
+        "MemoryHigh": _or_unlimited(aggregate.memory_high_bytes),
+        "TasksMax": _or_unlimited(aggregate.tasks_max),
+        "CPUWeight": _or_unlimited(aggregate.cpu_weight),
+    }
+
+
+def _or_unlimited(value: int | None) -> int:
+    return UNLIMITED if value is None else value
+
+
+def _accounting() -> dict[str, PropertyValue]:
+    return {"CPUAccounting": True, "MemoryAccounting": True, "TasksAccounting": True, "IOAccounting": True}
