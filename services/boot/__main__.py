@@ -1,0 +1,62 @@
+"""Wires the boot pass: `python -m ds01.boot`, run once by ds01-boot.service before docker.service."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from ds01.boot.restore import Restored, owners, plan_slices, restore_devices, restore_policy
+from ds01.common.adapters.journal import JournalEventLog
+from ds01.common.adapters.systemd import Systemd
+from ds01.common.cdifiles import CdiFiles
+from ds01.common.errors import Ds01Error
+from ds01.common.inventory import read_inventory
+from ds01.common.ledger import LEDGER_FILE, Ledger
+from ds01.common.model import Lease
+from ds01.common.peer import account
+from ds01.common.policyfile import POLICY_FILE
+from ds01.common.slicestate import read_owners
+
+LAST_GOOD = Path("/var/lib/ds01/policy.json")
+
+
+async def restore() -> Restored:
+    """The whole pass.
+
+    Raises:
+        Ds01Error: limits can't be put in place, so Docker must not start.
+    """
+    leases = _leases()
+    policy = restore_policy(LAST_GOOD, POLICY_FILE)
+    systemd = Systemd()
+    plans = plan_slices(owners(read_owners(), leases), policy, account)
+    for plan in plans:
+        await systemd.ensure_slice(plan)
+    await systemd.close()
+    problems = await restore_devices(leases, read_inventory, CdiFiles())
+    return Restored(tuple(plan.name for plan in plans), tuple(problems))
+
+
+def _leases() -> tuple[Lease, ...]:
+    if not LEDGER_FILE.exists():
+        return ()
+    ledger = Ledger.open_to_read()
+    try:
+        return ledger.holding()
+    finally:
+        ledger.close()
+
+
+def main() -> int:
+    """0, or 1 where Docker must not start."""
+    try:
+        JournalEventLog().emit(asyncio.run(restore()).event())
+    except Ds01Error as exc:
+        sys.stderr.write(f"limits could not be put in place, so Docker is not started: {exc}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""The Varlink interface io.ds01.Nvml. No postponed annotations: asyncvarlink reads the types at run time."""
+
+from typing import TypedDict
+
+from asyncvarlink import TypedVarlinkErrorReply, VarlinkInterface, varlinkmethod
+
+from ds01.common.errors import Ds01Error
+from ds01.common.peer import Peer
+from ds01.common.varlink import require_service
+from ds01.nvml.inventory import Gpu
+from ds01.nvml.inventory import Inventory as GpuInventory
+from ds01.nvml.reading import OneReading
+
+READERS = ("ds01-gpu-allocator.service", "ds01-boot.service")
+
+
+class Unavailable(TypedVarlinkErrorReply, interface="io.ds01.Nvml"):
+    """There is no driver, or NVML does not answer: the state of the GPUs is unknown."""
+
+    class Parameters:
+        message: str
+
+
+class Reading(TypedDict):
+    driver: str
+    gpus: list[Gpu]
+
+
+class NvmlInterface(VarlinkInterface, name="io.ds01.Nvml"):
+    """NVML in a process of its own, since its calls can hang in the kernel."""
+
+    errors = (Unavailable,)
+
+    def __init__(self, peer: Peer, reading: OneReading[GpuInventory]) -> None:
+        self._peer = peer
+        self._reading = reading
+
+    @varlinkmethod
+    async def Inventory(self) -> Reading:
+        """Every GPU with its MIG instances, as they are now."""
+        require_service(self._peer, *READERS)
+        try:
+            found = await self._reading.value()
+        except Ds01Error as exc:
+            raise Unavailable(message=str(exc)) from exc
+        return {"driver": found.driver, "gpus": list(found.gpus)}
