@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from contextlib import suppress
 from typing import Any
 
 from ds01.cli.exits import CommandError, Exit
@@ -38,7 +39,8 @@ def _exchange(message: bytes) -> dict[str, Any]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(TIMEOUT_S)
         connection.connect(os.environ.get("DS01_ALLOCATOR_SOCKET", SOCKET))
-        connection.sendall(message + b"\0")
+        with suppress(BrokenPipeError):  # refused at once: the reason is there to be read
+            connection.sendall(message + b"\0")
         received = b""
         while not received.endswith(b"\0"):
             chunk = connection.recv(65536)

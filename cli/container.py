@@ -90,7 +90,8 @@ def list_(as_json: bool) -> None:
       container list --json
     """
     try:
-        rows = [_row(item, units) for units in [_held()] for item in request("GET", "/containers/json", {"all": "1"})]
+        held = _held()
+        rows = [_row(item, held) for item in request("GET", "/containers/json", {"all": "1"})]
     except CommandError as error:
         end(error)
     if as_json:
@@ -155,9 +156,14 @@ def _find(name: str) -> dict[str, Any]:
 
 
 def _held() -> dict[str, list[str]]:
-    """GPU units by full container name, as `0:1 (2g.10gb)`."""
+    """GPU units by full container name, as `0:1 (2g.10gb)`. Told to be unknown where the allocator is down."""
     held: dict[str, list[str]] = {}
-    for unit in call("List")["units"]:
+    try:
+        units = call("List")["units"]
+    except CommandError as error:
+        click.echo(f"note: which GPUs are held is unknown: {error.message}", err=True)
+        return held
+    for unit in units:
         if unit["container"]:
             held.setdefault(unit["container"], []).append(f"{unit['name']} ({unit['profile']})")
     return held

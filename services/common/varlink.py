@@ -127,9 +127,15 @@ class _ServerProtocol(VarlinkInterfaceServerProtocol):
 class VarlinkServer:
     """Serves one listening socket. `make_interface` builds the interface for one caller, or raises PeerRefused."""
 
-    def __init__(self, listener: socket.socket, make_interface: Callable[[Peer], VarlinkInterface]) -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        make_interface: Callable[[Peer], VarlinkInterface],
+        who: Callable[[socket.socket], Peer] = identify,
+    ) -> None:
         self._listener = listener
         self._make_interface = make_interface
+        self._who = who
         self._connections: Counter[int] = Counter()
         self._protocols: weakref.WeakSet[_ServerProtocol] = weakref.WeakSet()
 
@@ -157,7 +163,7 @@ class VarlinkServer:
             return
         connection.setblocking(False)
         try:
-            peer = identify(connection)
+            peer = self._who(connection)
             if self._connections[peer.uid] >= MAX_CONNECTIONS_PER_UID and not peer.service:
                 raise PeerRefused(f"uid {peer.uid} has {MAX_CONNECTIONS_PER_UID} connections already; close one")
             registry = _registry(self._make_interface(peer))

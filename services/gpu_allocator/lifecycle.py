@@ -3,7 +3,7 @@
 transition              cause                        evidence                                      time
 (none) → granted        shim                         Lease call, quota, free unit                  at once
 granted → bound         allocator                    engine: the container exists                  at once
-granted → released      clock                        no container appeared                         granted_timeout_s
+granted → draining      clock                        no container appeared                         granted_timeout_s
 bound, held → active    allocator                    engine: it runs, or a restart is pending      at once
 active → held           allocator                    engine: it does not run, no restart pending   at once
 held → held (longer)    shim                         Renew before a start                          START_GRACE_S
@@ -26,6 +26,12 @@ START_GRACE_S = 60.0
 
 DRAIN_WAIT_S = 1.0
 """Between the two looks at a container whose device entry is gone: the engine reads CDI files asynchronously."""
+
+_OVERDUE = {
+    LeaseState.GRANTED: "no container appeared for it",
+    LeaseState.BOUND: "its container never started",
+    LeaseState.HELD: "the hold after the stop is over",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +81,8 @@ def on_clock(lease: Lease, now: float) -> Change | None:
     """What the clock alone changes."""
     if lease.until is None or now < lease.until:
         return None
-    if lease.state is LeaseState.GRANTED and not lease.container:
-        return release(lease, "no container appeared for it", now)
-    if lease.state in (LeaseState.BOUND, LeaseState.HELD, LeaseState.GRANTED):
-        reason = "the hold after the stop is over" if lease.state is LeaseState.HELD else "its container never started"
-        return _to(lease, LeaseState.DRAINING, "gpu.draining", reason, now, None)
-    return None
+    reason = _OVERDUE.get(lease.state)
+    return None if reason is None else _to(lease, LeaseState.DRAINING, "gpu.draining", reason, now, None)
 
 
 def on_renew(lease: Lease, now: float) -> Change | None:

@@ -1,0 +1,280 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from ds01.common.errors import LedgerBroken, Unavailable
+from ds01.common.model import Denied, Lease, LeaseState, Reason
+from ds01.gpu_allocator import allocator as module
+
+from scene import Scene
+from worlds import ALICE, BOB, REFERENCE_SITE, STUDENT
+
+Story = Callable[[Scene], Awaitable[None]]
+
+
+def play(tmp_path: Path, story: Story) -> None:
+    async def scene() -> None:
+        stage = Scene(tmp_path)
+        await stage.allocator.reconcile()
+        await asyncio.wait_for(story(stage), 20)
+
+    asyncio.run(scene())
+
+
+def state(scene: Scene, lease: Lease) -> LeaseState | None:
+    found = scene.book.find(lease.id)
+    return found.state if found else None
+
+
+def test_a_container_runs_on_its_unit_and_gives_it_back(tmp_path: Path) -> None:
+    async def story(scene: Scene) -> None:
+        lease, identity = await scene.run(ALICE)
+        assert state(scene, lease) is LeaseState.ACTIVE
+        assert scene.devices.nodes() == {lease.id: ["MIG-0-0"]}
+        del scene.engine.containers[identity]
+        await scene.allocator.observe(lease.id)
+        assert state(scene, lease) is None
+        assert scene.devices.nodes() == {}
+        assert scene.journal.names()[-3:] == ["gpu.granted", "gpu.activated", "gpu.released"]
+
+    play(tmp_path, story)
+
+
+def test_five_at_once_for_the_last_unit(tmp_path: Path) -> None:
+    async def story(scene: Scene) -> None:
+        scene.gpus.units = REFERENCE_SITE[:1]
+        verdicts = await asyncio.gather(*(scene.lease(uid) for uid in range(2001, 2006)))
+        assert sum(isinstance(item, Lease) for item in verdicts) == 1
+        assert {item.reason for item in verdicts if isinstance(item, Denied)} == {Reason.NONE_FREE}
+
+    play(tmp_path, story)
+
+
+def test_the_same_request_has_the_same_lease_also_after_a_crash(tmp_path: Path) -> None:
+    async def story(scene: Scene) -> None:
+        first = await scene.lease(ALICE, request="r1")
+        assert await scene.lease(ALICE, request="r1") == first
+        scene.crash()
+        await scene.allocator.reconcile()
+        again = await scene.lease(ALICE, request="r1")
+        assert isinstance(first, Lease)
+        assert isinstance(again, Lease)
+        assert again.id == first.id
+        assert len(scene.book.leases) == 1
+
+    play(tmp_path, story)
+
+
+def test_a_request_id_of_somebody_else_is_another_request(tmp_path: Path) -> None:
+    async def story(scene: Scene) -> None:
+        one, other = await scene.lease(ALICE, request="r1"), await scene.lease(BOB, request="r1")
+        assert isinstance(one, Lease)
+        assert isinstance(other, Lease)
+        assert one.units != other.units
+
+    play(tmp_path, story)
+
+
+def test_a_granted_lease_without_container_ends_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "DRAIN_WAIT_S", 0.01)
+
+    async def story(scene: Scene) -> None:
+        lease = await scene.lease(ALICE)
+        assert isinstance(lease, Lease)
+        scene.now += 59
+        scene.allocator.tick()
+        assert state(scene, lease) is LeaseState.GRANTED
+        scene.now += 2
+        scene.allocator.tick()
+        await settled(scene, lease, None)
+
+    play(tmp_path, story)
+
+
+async def settled(scene: Scene, lease: Lease, expected: LeaseState | None) -> None:
+    for _ in range(200):
+        if state(scene, lease) is expected:
+            return
+        await asyncio.sleep(0.01)
+    assert state(scene, lease) is expected
+
+
+def test_a_stopped_container_keeps_its_unit_for_the_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "DRAIN_WAIT_S", 0.01)
+
+    async def story(scene: Scene) -> None:
+        lease, identity = await scene.run(ALICE)
+        scene.engine.set(identity, running=False)
+        await scene.allocator.observe(lease.id)
+        assert state(scene, lease) is LeaseState.HELD
+        assert lease.id in scene.devices.nodes()
+        scene.now += STUDENT.gpu_hold_after_stop_s + 1
+        scene.allocator.tick()
+        assert state(scene, lease) is LeaseState.DRAINING
+        assert scene.devices.nodes() == {}
+        await settled(scene, lease, None)
+
+    play(tmp_path, story)
+
+
+def test_a_container_that_starts_while_its_unit_is_taken_away_keeps_it(tmp_path: Path) -> None:
+    async def story(scene: Scene) -> None:
+        lease, identity = await scene.run(ALICE)
+        scene.engine.set(identity, running=False)
+        await scene.allocator.observe(lease.id)
+        scene.now += STUDENT.gpu_hold_after_stop_s + 1
+        scene.allocator.tick()
+        scene.engine.set(identity, running=True)
+        await settled(scene, lease, LeaseState.ACTIVE)
+        assert scene.devices.nodes() == {lease.id: ["MIG-0-0"]}
+
+    play(tmp_path, story)
+
+
+def test_a_pending_restart_keeps_the_lease_active(tmp_path: Path) -> None:
+    async def story(scene: Scene) -> None:
+        lease, identity = await scene.run(ALICE)
+        scene.engine.set(identity, running=False, restarting=True)
+        await scene.allocator.observe(lease.id)
+        assert state(scene, lease) is LeaseState.ACTIVE
+
+    play(tmp_path, story)
+
+
+def test_restart_after_somebody_else_took_the_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "DRAIN_WAIT_S", 0.01)
+
+    async def story(scene: Scene) -> None:
+        scene.gpus.units = REFERENCE_SITE[:2]
+        lease, identity = await scene.run(ALICE)
+        scene.engine.set(identity, running=False)
+        await scene.allocator.observe(lease.id)
+        scene.now += STUDENT.gpu_hold_after_stop_s + 1
+        scene.allocator.tick()
+        await settled(scene, lease, None)
+        other, _ = await scene.run(BOB)
+        assert other.unit_names == "0:0"
+        renewed = await scene.allocator.renew(lease.id, ALICE)
+        assert isinstance(renewed, Lease)
+        assert (renewed.id, renewed.unit_names, renewed.container) == (lease.id, "0:1", identity)
+        assert scene.devices.nodes() == {other.id: ["MIG-0-0"], lease.id: ["MIG-0-1"]}
+
+    play(tmp_path, story)
+
+
+def test_renewal_is_denied_with_numbers_when_nothing_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "DRAIN_WAIT_S", 0.01)
+
+    async def story(scene: Scene) -> None:
+        scene.gpus.units = REFERENCE_SITE[:1]
+        lease, identity = await scene.run(ALICE)
+        scene.engine.set(identity, running=False)
+        await scene.allocator.observe(lease.id)
+        scene.now += STUDENT.gpu_hold_after_stop_s + 1
+        scene.allocator.tick()
+        await settled(scene, lease, None)
+        await scene.run(BOB)
+        verdict = await scene.allocator.renew(lease.id, ALICE)
+        assert isinstance(verdict, Denied)
+        assert verdict.reason is Reason.NONE_FREE
+
+    play(tmp_path, story)
+
+
+def test_a_lease_of_somebody_else_can_not_be_renewed(tmp_path: Path) -> None:
+    async def story(scene: Scene) -> None:
+        lease, _ = await scene.run(ALICE)
+        with pytest.raises(Unavailable):
+            await scene.allocator.renew(lease.id, BOB)
+
+    play(tmp_path, story)
+
+
+def test_a_silent_engine_means_nothing_is_granted_or_released(tmp_path: Path) -> None:
+    async def story(scene: Scene) -> None:
+        lease, identity = await scene.run(ALICE)
+        scene.engine.set(identity, running=False)
+        await scene.allocator.observe(lease.id)
+        scene.engine.silent = True
+        scene.allocator.engine_lost()
+        scene.now += STUDENT.gpu_hold_after_stop_s + 1
+        scene.allocator.tick()
+        assert state(scene, lease) is LeaseState.HELD
+        with pytest.raises(Unavailable):
+            await scene.lease(BOB)
+        with pytest.raises(Unavailable):
+            await scene.allocator.release(lease.id, "so they say")
+        assert state(scene, lease) is LeaseState.HELD
+
+    play(tmp_path, story)
+
+
+def test_release_believes_the_engine_and_not_the_caller(tmp_path: Path) -> None:
+    async def story(scene: Scene) -> None:
+        lease, _ = await scene.run(ALICE)
+        await scene.allocator.release(lease.id, "the container was removed")
+        assert state(scene, lease) is LeaseState.ACTIVE
+
+    play(tmp_path, story)
+
+
+def test_a_forged_label_changes_nothing(tmp_path: Path) -> None:
+    async def story(scene: Scene) -> None:
+        lease = await scene.lease(ALICE)
+        assert isinstance(lease, Lease)
+        forged = scene.engine.create(lease.id, BOB)
+        scene.engine.set(forged, running=True)
+        await scene.allocator.observe(lease.id)
+        assert state(scene, lease) is LeaseState.GRANTED
+
+    play(tmp_path, story)
+
+
+def test_silent_gpus_mean_nothing_is_granted(tmp_path: Path) -> None:
+    async def story(scene: Scene) -> None:
+        scene.gpus.units = None
+        with pytest.raises(Unavailable):
+            await scene.lease(ALICE)
+        assert "nvml.lost" in scene.journal.names()
+
+    play(tmp_path, story)
+
+
+def test_a_vanished_instance_loses_its_entry_and_gets_it_back_with_new_nodes(tmp_path: Path) -> None:
+    async def story(scene: Scene) -> None:
+        lease, _ = await scene.run(ALICE)
+        scene.gpus.units = REFERENCE_SITE[1:]
+        await scene.allocator.look_at_gpus()
+        assert scene.devices.nodes() == {}
+        assert scene.journal.names().count("gpu.unit-missing") == 1
+        scene.gpus.units = (replace(REFERENCE_SITE[0], uuid="MIG-0-1"), *REFERENCE_SITE[2:])
+        await scene.allocator.look_at_gpus()
+        assert scene.devices.nodes() == {lease.id: ["MIG-0-1"]}
+
+    play(tmp_path, story)
+
+
+def test_a_full_disk_grants_nothing_and_keeps_what_is_held(tmp_path: Path) -> None:
+    async def story(scene: Scene) -> None:
+        lease, _ = await scene.run(ALICE)
+        scene.ledger._connection.execute("PRAGMA query_only = ON")
+        with pytest.raises(LedgerBroken):
+            await scene.lease(BOB)
+        assert [item.id for item in scene.book.leases] == [lease.id]
+        assert scene.devices.nodes() == {lease.id: ["MIG-0-0"]}
+
+    play(tmp_path, story)
+
+
+def test_denials_are_in_the_ledger_and_in_the_journal(tmp_path: Path) -> None:
+    async def story(scene: Scene) -> None:
+        assert isinstance(await scene.lease(ALICE, count=3), Denied)
+        assert scene.ledger.count_records("gpu.denied") == 1
+        event = scene.journal.events[-1]
+        assert (event.name, event.limit, event.requested) == ("gpu.denied", "2", "3")
+
+    play(tmp_path, story)
