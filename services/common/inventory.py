@@ -57,7 +57,6 @@ def _units_of(gpu: Mapping[str, Any]) -> list[Unit]:
     index = gpu["index"]
     if not gpu["mig_enabled"]:
         return [Unit(UnitKey(gpu["uuid"]), str(index), FULL, gpu["uuid"], index, Fraction(1))]
-    instances = sorted(gpu["instances"], key=lambda item: (item["placement_start"], item["compute_instance"]))
     return [
         Unit(
             key=UnitKey(gpu["uuid"], f"{item['placement_start']}+{item['placement_size']}"),
@@ -67,5 +66,5 @@ def _units_of(gpu: Mapping[str, Any]) -> list[Unit]:
             gpu_index=index,
             size=Fraction(item["compute_slices"], COMPUTE_SLICES_PER_GPU),
         )
-        for position, item in enumerate(instances)
+        for position, item in enumerate(gpu["instances"])
     ]

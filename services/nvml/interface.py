@@ -5,10 +5,10 @@ from typing import TypedDict
 from asyncvarlink import TypedVarlinkErrorReply, VarlinkInterface, varlinkmethod
 
 from ds01.common.errors import Ds01Error
+from ds01.common.gpus import Gpu
+from ds01.common.gpus import Inventory as GpuInventory
 from ds01.common.peer import Peer
 from ds01.common.varlink import require_service
-from ds01.nvml.inventory import Gpu
-from ds01.nvml.inventory import Inventory as GpuInventory
 from ds01.nvml.reading import OneReading
 
 READERS = ("ds01-gpu-allocator.service", "ds01-boot.service")

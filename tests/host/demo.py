@@ -137,7 +137,9 @@ def what_ada_sees(story: Story) -> None:
     told = story.types("ada", "systemctl --no-pager status ds01-gpu-allocator | head -12")
     story.check("active (running)" in told.out, "daemons that systemd runs and watches")
     told = story.types("ada", "sudo -n journalctl --no-pager -x -n 60 --namespace=ds01 DS01_EVENT=gpu.denied", most=10)
-    story.check("DS01" in told.text or "gpu" in told.text.lower(), "every decision in the journal, with its explanation")
+    story.check(
+        "DS01" in told.text or "gpu" in told.text.lower(), "every decision in the journal, with its explanation"
+    )
     story.types("ada", "ds01 status", most=12)
 
 
@@ -149,8 +151,11 @@ def daemons_die(story: Story) -> None:
     )
     with ThreadPoolExecutor(1) as pool:
         killing = pool.submit(story.quietly, "root", "sh", "-c", storm)
-        told = story.types("bob", "for i in 1 2 3 4 5; do curl -sS --retry 20 --retry-all-errors --retry-delay 0 --max-time 60 "
-                           "--unix-socket /run/docker.sock http://docker/_ping && echo; done")
+        told = story.types(
+            "bob",
+            "for i in 1 2 3 4 5; do curl -sS --retry 20 --retry-all-errors --retry-delay 0 --max-time 60 "
+            "--unix-socket /run/docker.sock http://docker/_ping && echo; done",
+        )
         killing.result()
     story.check(told.out.split() == ["OK"] * 5, "clients that come meanwhile are served")
     story.check(settled(story) == before, "all containers run on, every lease is where it was, none is new")
@@ -213,7 +218,9 @@ def leases(story: Story) -> set[tuple[object, object]]:
 
 def world(story: Story) -> tuple[object, ...]:
     """Leases, and the processes of all containers."""
-    running = story.quietly("ada", "sh", "-c", "docker ps -q --no-trunc | sort | xargs docker inspect -f '{{.State.Pid}}'")
+    running = story.quietly(
+        "ada", "sh", "-c", "docker ps -q --no-trunc | sort | xargs docker inspect -f '{{.State.Pid}}'"
+    )
     return leases(story), running.out
 
 

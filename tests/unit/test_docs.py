@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from asyncvarlink import VarlinkInterface, varlinksignature
+
 from ds01.common.events import EVENTS
 from ds01.common.model import Reason
 from ds01.gpu_allocator.interface import AllocatorInterface

@@ -9,7 +9,7 @@ from typing import Any
 import pynvml
 
 from ds01.common.errors import Unavailable
-from ds01.nvml.inventory import MIB, Gpu, Instance, Inventory, profile_name
+from ds01.common.gpus import MIB, Gpu, Instance, Inventory, profile_name
 
 _MEDIA_EXTENSIONS = (
     pynvml.NVML_GPU_INSTANCE_PROFILE_1_SLICE_REV1,

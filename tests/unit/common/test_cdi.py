@@ -5,11 +5,11 @@ import os
 from pathlib import Path
 
 import pytest
+from worlds import ALICE, BOB, REFERENCE_SITE, instance, lease
+
 from ds01.common.cdi import KIND, NONE_DEVICE, VendorSpec, compose
 from ds01.common.cdifiles import CdiFiles
 from ds01.common.model import LeaseState
-
-from worlds import ALICE, BOB, REFERENCE_SITE, instance, lease
 
 
 def vendor_of(*uuids: str) -> VendorSpec:

@@ -5,12 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from worlds import ALICE, BOB, instance, lease
+
 from ds01.common.errors import LedgerBroken
 from ds01.common.events import Event
 from ds01.common.ledger import Ledger
 from ds01.common.model import LeaseState
-
-from worlds import ALICE, BOB, instance, lease
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from ds01.common.errors import PolicyInvalid
 from ds01.common.limits import parse_policy
 from ds01.common.policyfile import PolicyFile

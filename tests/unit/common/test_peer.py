@@ -4,6 +4,7 @@ import os
 import socket
 
 import pytest
+
 from ds01.common.errors import PeerRefused
 from ds01.common.peer import INITIAL_UID_MAP, PeerFacts, identify, origin
 

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from ds01.common.unitnames import MAX_UNIT_NAME, escape, owner_of, unescape, user_slice
 from hypothesis import given
 from hypothesis import strategies as st
+
+from ds01.common.unitnames import MAX_UNIT_NAME, escape, owner_of, unescape, user_slice
 
 names = st.text(min_size=1, max_size=64).filter(lambda text: "\0" not in text and "/" not in text)
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from echo_interface import Echo
+
 from ds01.common import varlink
 from ds01.common.errors import PeerRefused, Unavailable
 from ds01.common.peer import Peer
 from ds01.common.varlink import MAX_CONNECTIONS_PER_UID, MAX_MESSAGE_BYTES, VarlinkServer, call
-
-from echo_interface import Echo
 
 ALICE = Peer(1001, "alice", frozenset(), 1, "", False)
 SHIM = Peer(0, "root", frozenset(), 1, "ds01-docker-shim.service", False)

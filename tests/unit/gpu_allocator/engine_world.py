@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from worlds import REFERENCE_SITE
+
 from ds01.common.cdi import VendorSpec
 from ds01.common.errors import Unavailable
 from ds01.common.events import Event
 from ds01.common.inventory import Inventory
 from ds01.common.model import ContainerFacts, Unit
-
-from worlds import REFERENCE_SITE
 
 
 @dataclass

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from engine_world import DeviceFolder, EngineWorld, Gpus, Journal
+from worlds import STUDENT
+
 from ds01.common.ledger import Ledger
 from ds01.common.limits import Group, Limits, Policies, Policy
 from ds01.common.model import Denied, Lease
 from ds01.gpu_allocator.allocator import Allocator
 from ds01.gpu_allocator.book import Book
-
-from engine_world import DeviceFolder, EngineWorld, Gpus, Journal
-from worlds import STUDENT
 
 
 class FixedPolicy:

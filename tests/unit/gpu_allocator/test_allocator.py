@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from scene import Scene
+from worlds import ALICE, BOB, REFERENCE_SITE, STUDENT
+
 from ds01.common.errors import LedgerBroken, Unavailable
 from ds01.common.model import Denied, Lease, LeaseState, Reason
 from ds01.gpu_allocator import allocator as module
-
-from scene import Scene
-from worlds import ALICE, BOB, REFERENCE_SITE, STUDENT
 
 Story = Callable[[Scene], Awaitable[None]]
 

@@ -4,13 +4,13 @@ from dataclasses import replace
 from fractions import Fraction
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from worlds import ALICE, BOB, REFERENCE_SITE, RESEARCHER, RITA, STUDENT, instance, lease, whole
+
 from ds01.common.limits import Limits
 from ds01.common.model import Denied, Granted, Lease, LeaseState, Reason, Unit
 from ds01.gpu_allocator.decide import World, decide, free_units, usage
-from hypothesis import given
-from hypothesis import strategies as st
-
-from worlds import ALICE, BOB, REFERENCE_SITE, RESEARCHER, RITA, STUDENT, instance, lease, whole
 
 
 def names(verdict: Granted | Denied) -> list[str]:

@@ -6,15 +6,15 @@ import asyncio
 import tempfile
 from pathlib import Path
 
-from ds01.common.errors import Unavailable
-from ds01.common.model import WITH_DEVICES, Lease, LeaseState
-from ds01.gpu_allocator import allocator as module
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-
 from scene import Scene
 from worlds import ALICE, BOB, REFERENCE_SITE, RITA
+
+from ds01.common.errors import Unavailable
+from ds01.common.model import WITH_DEVICES, Lease, LeaseState
+from ds01.gpu_allocator import allocator as module
 
 module.DRAIN_WAIT_S = 0.0  # time is the machine's own here
 

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
+from worlds import ALICE, container, instance, lease
+
 from ds01.common.model import HOLDING, ContainerFacts, Lease, LeaseState
 from ds01.gpu_allocator.lifecycle import START_GRACE_S, Timeouts, on_clock, on_container, on_renew, release
-
-from worlds import ALICE, container, instance, lease
 
 S = LeaseState
 NOW = 2000.0

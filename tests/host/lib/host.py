@@ -1,0 +1,229 @@
+"""A host as its users see it from outside: up, run something in it, pull the plug, down. The client of the supervisor."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from lib import model, session
+from lib.model import Phase, Plan, Request, State
+from lib.places import HOSTS, TESTHOST, HostPlaces, TestHostError, host_places
+
+_ANSWER_WITHIN_S = 90.0
+_DOWN_WITHIN_S = 30.0
+
+
+def names() -> list[str]:
+    """The names of the hosts there are, dead ones included."""
+    return sorted(folder.name for folder in HOSTS.iterdir()) if HOSTS.is_dir() else []
+
+
+def is_alive(places: HostPlaces) -> bool:
+    """Whether a supervisor holds the host's lock."""
+    try:
+        with places.lock.open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def state_of(name: str) -> State:
+    """What a running host says of itself.
+
+    Raises:
+        TestHostError: no such host is up.
+    """
+    places = host_places(name)
+    with contextlib.suppress(FileNotFoundError):
+        if is_alive(places):
+            return model.parse_state(places.state.read_text())
+    raise TestHostError(f"no host '{name}' is up: 'testhost up --name {name}' makes one")
+
+
+def trees_in_use() -> set[str]:
+    """The image trees that running hosts stand on."""
+    found = set()
+    for name in names():
+        with contextlib.suppress(TestHostError):
+            found.add(state_of(name).tree)
+    return found
+
+
+def up(plan: Plan) -> State:
+    """Boots a host and returns when its PID 1 says that the boot is done.
+
+    Raises:
+        TestHostError: it is up already, or did not boot; nothing of it is left then.
+    """
+    places = host_places(plan.name)
+    if is_alive(places):
+        raise TestHostError(f"a host '{plan.name}' is up already: 'testhost down --name {plan.name}' ends it")
+    down(plan.name)
+    places.folder.mkdir(parents=True)
+    places.plan.write_text(model.dump(plan))
+    places.console.touch()
+    supervisor = _spawn(plan.name)
+    try:
+        return _wait_until_up(places, supervisor)
+    except BaseException:
+        down(plan.name)
+        raise
+
+
+def _spawn(name: str) -> subprocess.Popen[bytes]:
+    """Starts the supervisor; where systemd manages the machine, in a scope that owns its cgroups."""
+    argv = [sys.executable, "-P", str(TESTHOST), "_supervise", name]
+    if Path("/run/systemd/system").is_dir():
+        scope = ["systemd-run", "--quiet", "--scope", "--collect", "--property=Delegate=yes"]
+        argv = [*scope, f"--unit=ds01-testhost-{name}-{os.getpid()}", "--", *argv]
+    with host_places(name).console.open("ab") as console:
+        return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True)
+
+
+def _wait_until_up(places: HostPlaces, supervisor: subprocess.Popen[bytes]) -> State:
+    while not places.control.exists() or not is_alive(places):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            supervisor.wait(0.01)
+            raise TestHostError(f"the supervisor of '{places.name}' ended:\n{places.console.read_text()}")
+    return ask(places.name, Request.WAIT, boot=1)
+
+
+def ask(name: str, request: Request, *, boot: int = 0) -> State:
+    """Sends a request to the supervisor and returns the state that answers it.
+
+    Raises:
+        TestHostError: the supervisor says so, ends, or is silent for too long.
+    """
+    places = host_places(name)
+    try:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(_ANSWER_WITHIN_S)
+            client.connect(str(places.control))
+            client.sendall(json.dumps({"do": request, "boot": boot}).encode() + b"\n")
+            line = client.makefile().readline()
+    except OSError as exc:
+        raise TestHostError(f"host '{name}' does not answer to '{request}': {exc}") from exc
+    if not line:
+        raise TestHostError(f"host '{name}' ended instead of answering to '{request}'")
+    answer = model.parse_answer(line)
+    if answer.state is None:
+        raise TestHostError(answer.error)
+    return answer.state
+
+
+def down(name: str) -> None:
+    """Ends the host and takes away all it left: processes, mounts, loop devices, cgroups, files."""
+    places = host_places(name)
+    with contextlib.suppress(TestHostError, ProcessLookupError):
+        supervisor = state_of(name).supervisor
+        _end(supervisor)
+    if places.folder.exists():
+        subprocess.run([sys.executable, "-P", TESTHOST, "_sweep", name], check=True)
+
+
+def _end(pid: int) -> None:
+    pidfd = os.pidfd_open(pid)
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+        if not select.select([pidfd], [], [], _DOWN_WITHIN_S)[0]:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            select.select([pidfd], [], [])
+    finally:
+        os.close(pidfd)
+
+
+def power_off(state: State) -> None:
+    """A clean power-off, from inside; returns when the supervisor is gone as well."""
+    pidfd = os.pidfd_open(state.supervisor)
+    try:
+        call(state, ["systemctl", "poweroff"])
+        select.select([pidfd], [], [], _DOWN_WITHIN_S)
+    finally:
+        os.close(pidfd)
+
+
+def reboot(name: str) -> State:
+    """A clean reboot, from inside."""
+    state = state_of(name)
+    call(state, ["systemctl", "reboot"])
+    return ask(name, Request.WAIT, boot=state.boot + 1)
+
+
+def leader_of(name: str) -> State:
+    """The state of a host that is up and not booting just now.
+
+    Raises:
+        TestHostError: there is none, or its boot fails.
+    """
+    state = state_of(name)
+    return state if state.phase is Phase.UP else ask(name, Request.WAIT, boot=state.boot)
+
+
+def call(state: State, argv: Sequence[str], *, text: str | None = None) -> str:
+    """Runs a short command as root in no session, and gives its stdout.
+
+    Raises:
+        TestHostError: it failed, with what it said.
+    """
+    command = session.enter_argv(state.leader, argv)
+    done = subprocess.run(command, input=text, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise TestHostError(f"'{' '.join(argv)}' failed with status {done.returncode} on '{state.name}': {done.stderr}")
+    return done.stdout
+
+
+def save_journal(state: State, file: Path) -> None:
+    """Writes the host's journal of this boot, our namespace included, to a file outside."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    show = ["journalctl", "--no-pager", "--boot", "--namespace=+ds01", "--output=short-precise"]
+    with file.open("wb") as out:
+        subprocess.run(session.enter_argv(state.leader, show), stdout=out, stderr=subprocess.STDOUT, check=False)
+
+
+def new_unit() -> str:
+    """A name for the unit of one exec."""
+    return f"testhost-exec-{uuid.uuid4().hex[:12]}.service"
+
+
+def execute(state: State, user: str, argv: Sequence[str], *, tty: bool) -> int:
+    """Runs a command in a session of the user with our stdio; a signal to us ends it. Returns its exit status."""
+    unit = new_unit()
+    command = session.session_argv(state.leader, user, argv, tty=tty, unit=unit)
+    process = subprocess.Popen(command, start_new_session=not tty)
+
+    def forward(number: int, _frame: object) -> None:
+        name = signal.Signals(number).name.removeprefix("SIG")
+        subprocess.run(session.signal_argv(state.leader, unit, name), check=False, capture_output=True)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, forward)
+    return process.wait()
+
+
+def describe(name: str) -> dict[str, str | int]:
+    """One row of `testhost status`."""
+    try:
+        state = state_of(name)
+    except TestHostError:
+        return {"name": name, "phase": "dead"}
+    return {
+        "name": name,
+        "phase": state.phase,
+        "boot": state.boot,
+        "gpus": state.gpus,
+        "leader": state.leader,
+        "supervisor": state.supervisor,
+    }
