@@ -14,7 +14,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from lib import host as hosts
-from lib.places import CHECKOUT, TestHostError
+from lib.places import CHECKOUT, HostError, host_places
 from lib.running import RunningHost
 
 _JOURNALS = CHECKOUT / "build/journal"
@@ -47,8 +47,10 @@ def pytest_sessionstart() -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    report: pytest.TestReport = yield
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
     if report.failed:
         item.stash[_failed] = True
         _save_journals(item)
@@ -94,7 +96,7 @@ def _watched(running: RunningHost, request: pytest.FixtureRequest) -> Iterator[R
     request.node.stash.setdefault(_used, []).append(running)
     begin = time.time()
     yield running
-    if request.node.stash.get(_failed, False):
+    if request.node.stash.get(_failed, False) or not hosts.is_alive(host_places(running.name)):
         return
     marks = request.node.iter_markers("expect_warnings")
     allowed = [re.compile(pattern) for mark in marks for pattern in mark.args]
@@ -106,5 +108,5 @@ def _watched(running: RunningHost, request: pytest.FixtureRequest) -> Iterator[R
 def _save_journals(item: pytest.Item) -> None:
     for running in item.stash.get(_used, []):
         name = re.sub(r"[^A-Za-z0-9._-]+", "_", item.nodeid.removeprefix("tests/host/"))
-        with contextlib.suppress(TestHostError):
+        with contextlib.suppress(HostError):
             running.save_journal(_JOURNALS / f"{name}.log")

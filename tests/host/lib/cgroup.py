@@ -1,4 +1,4 @@
-"""The cgroup that a host runs in: on a hierarchy of our own where the machine has none to give. Must run in private mounts."""
+"""The cgroup that a host runs in, on a hierarchy of our own where the machine has none. Needs private mounts."""
 
 from __future__ import annotations
 

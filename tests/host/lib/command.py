@@ -11,17 +11,21 @@ from pathlib import Path
 
 from lib import host, session
 from lib.model import DEFAULT_GPUS, Plan, Request
-from lib.places import TestHostError
+from lib.places import HostError
 
 _USAGE_STATUS, _FAILED = 2, 70
 
 
 def main(words: Sequence[str]) -> int:
     """Runs one testhost command and returns its exit status."""
-    arguments = _parser().parse_args(words)
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(words)
+    if rest and arguments.run is not _journal:
+        parser.error(f"unknown arguments: {' '.join(rest)}")
+    arguments.rest = rest
     try:
         return int(arguments.run(arguments))
-    except TestHostError as exc:
+    except HostError as exc:
         print(f"testhost: {exc}", file=sys.stderr)
         return _FAILED
     except KeyboardInterrupt:
@@ -61,8 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     kill = command("kill", _kill, "Reboot the host and wait until it is back.")
     kill.add_argument("--power", action="store_true", help="pull the plug instead: what was not synced is lost")
     command("status", _status, "List the hosts as JSON.")
-    journal = command("journal", _journal, "journalctl of the host, the namespace ds01 included; takes its options.")
-    journal.add_argument("argv", nargs=argparse.REMAINDER, metavar="OPTION")
+    command("journal", _journal, "journalctl of the host, the namespace ds01 included; takes journalctl's options.")
     shell = command("shell", _shell, "A login shell in the host.")
     shell.add_argument("--user", default="root")
     command("down", _down, "End the host and take away all it made.")
@@ -76,8 +79,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _words(arguments: argparse.Namespace) -> list[str]:
     words: list[str] = arguments.argv
-    words = words[1:] if words[:1] == ["--"] else words
-    return words
+    return words[1:] if words[:1] == ["--"] else words
 
 
 def _up(arguments: argparse.Namespace) -> int:
@@ -140,7 +142,7 @@ def _status(_arguments: argparse.Namespace) -> int:
 
 def _journal(arguments: argparse.Namespace) -> int:
     state = host.leader_of(arguments.name)
-    journalctl = ["/usr/bin/journalctl", "--no-pager", "--namespace=+ds01", *_words(arguments)]
+    journalctl = ["/usr/bin/journalctl", "--no-pager", "--namespace=+ds01", *arguments.rest]
     os.execvp("nsenter", session.enter_argv(state.leader, journalctl))
 
 

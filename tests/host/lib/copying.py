@@ -7,16 +7,16 @@ from pathlib import PurePosixPath
 
 from lib import session
 from lib.model import State
-from lib.places import TestHostError
+from lib.places import HostError
 
 _HERE, _THERE = "", ":"
 
 
 def copy(state: State, source: str, target: str) -> None:
-    """Copies a file or folder; a path with a leading ':' is the host's. `target` ending in '/' is a folder to put it in.
+    """Copies a file or folder; a path with a leading ':' is the host's, a target ending in '/' is a folder.
 
     Raises:
-        TestHostError: both sides are here, or tar failed.
+        HostError: both sides are here, or tar failed.
     """
     if not source.startswith(_THERE) and not target.startswith(_THERE):
         target = _THERE + target
@@ -46,4 +46,4 @@ def _pipe(producer: list[str], consumer: list[str]) -> None:
     with subprocess.Popen(producer, stdout=subprocess.PIPE) as sending:
         received = subprocess.run(consumer, stdin=sending.stdout)
     if sending.returncode != 0 or received.returncode != 0:
-        raise TestHostError("the copy failed, see above")
+        raise HostError("the copy failed, see above")

@@ -1,4 +1,4 @@
-"""A host as its users see it from outside: up, run something in it, pull the plug, down. The client of the supervisor."""
+"""A host as seen from outside: up, run something in it, pull the plug, down. The client of the supervisor."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from lib import model, session
 from lib.model import Phase, Plan, Request, State
-from lib.places import HOSTS, TESTHOST, HostPlaces, TestHostError, host_places
+from lib.places import HOSTS, TESTHOST, HostError, HostPlaces, host_places
 
 _ANSWER_WITHIN_S = 90.0
 _DOWN_WITHIN_S = 30.0
@@ -44,20 +44,20 @@ def state_of(name: str) -> State:
     """What a running host says of itself.
 
     Raises:
-        TestHostError: no such host is up.
+        HostError: no such host is up.
     """
     places = host_places(name)
     with contextlib.suppress(FileNotFoundError):
         if is_alive(places):
             return model.parse_state(places.state.read_text())
-    raise TestHostError(f"no host '{name}' is up: 'testhost up --name {name}' makes one")
+    raise HostError(f"no host '{name}' is up: 'testhost up --name {name}' makes one")
 
 
 def trees_in_use() -> set[str]:
     """The image trees that running hosts stand on."""
     found = set()
     for name in names():
-        with contextlib.suppress(TestHostError):
+        with contextlib.suppress(HostError):
             found.add(state_of(name).tree)
     return found
 
@@ -66,11 +66,11 @@ def up(plan: Plan) -> State:
     """Boots a host and returns when its PID 1 says that the boot is done.
 
     Raises:
-        TestHostError: it is up already, or did not boot; nothing of it is left then.
+        HostError: it is up already, or did not boot; nothing of it is left then.
     """
     places = host_places(plan.name)
     if is_alive(places):
-        raise TestHostError(f"a host '{plan.name}' is up already: 'testhost down --name {plan.name}' ends it")
+        raise HostError(f"a host '{plan.name}' is up already: 'testhost down --name {plan.name}' ends it")
     down(plan.name)
     places.folder.mkdir(parents=True)
     places.plan.write_text(model.dump(plan))
@@ -97,7 +97,7 @@ def _wait_until_up(places: HostPlaces, supervisor: subprocess.Popen[bytes]) -> S
     while not places.control.exists() or not is_alive(places):
         with contextlib.suppress(subprocess.TimeoutExpired):
             supervisor.wait(0.01)
-            raise TestHostError(f"the supervisor of '{places.name}' ended:\n{places.console.read_text()}")
+            raise HostError(f"the supervisor of '{places.name}' ended:\n{places.console.read_text()}")
     return ask(places.name, Request.WAIT, boot=1)
 
 
@@ -105,7 +105,7 @@ def ask(name: str, request: Request, *, boot: int = 0) -> State:
     """Sends a request to the supervisor and returns the state that answers it.
 
     Raises:
-        TestHostError: the supervisor says so, ends, or is silent for too long.
+        HostError: the supervisor says so, ends, or is silent for too long.
     """
     places = host_places(name)
     try:
@@ -115,19 +115,19 @@ def ask(name: str, request: Request, *, boot: int = 0) -> State:
             client.sendall(json.dumps({"do": request, "boot": boot}).encode() + b"\n")
             line = client.makefile().readline()
     except OSError as exc:
-        raise TestHostError(f"host '{name}' does not answer to '{request}': {exc}") from exc
+        raise HostError(f"host '{name}' does not answer to '{request}': {exc}") from exc
     if not line:
-        raise TestHostError(f"host '{name}' ended instead of answering to '{request}'")
+        raise HostError(f"host '{name}' ended instead of answering to '{request}'")
     answer = model.parse_answer(line)
     if answer.state is None:
-        raise TestHostError(answer.error)
+        raise HostError(answer.error)
     return answer.state
 
 
 def down(name: str) -> None:
     """Ends the host and takes away all it left: processes, mounts, loop devices, cgroups, files."""
     places = host_places(name)
-    with contextlib.suppress(TestHostError, ProcessLookupError):
+    with contextlib.suppress(HostError, ProcessLookupError):
         supervisor = state_of(name).supervisor
         _end(supervisor)
     if places.folder.exists():
@@ -166,7 +166,7 @@ def leader_of(name: str) -> State:
     """The state of a host that is up and not booting just now.
 
     Raises:
-        TestHostError: there is none, or its boot fails.
+        HostError: there is none, or its boot fails.
     """
     state = state_of(name)
     return state if state.phase is Phase.UP else ask(name, Request.WAIT, boot=state.boot)
@@ -176,12 +176,12 @@ def call(state: State, argv: Sequence[str], *, text: str | None = None) -> str:
     """Runs a short command as root in no session, and gives its stdout.
 
     Raises:
-        TestHostError: it failed, with what it said.
+        HostError: it failed, with what it said.
     """
     command = session.enter_argv(state.leader, argv)
     done = subprocess.run(command, input=text, capture_output=True, text=True)
     if done.returncode != 0:
-        raise TestHostError(f"'{' '.join(argv)}' failed with status {done.returncode} on '{state.name}': {done.stderr}")
+        raise HostError(f"'{' '.join(argv)}' failed with status {done.returncode} on '{state.name}': {done.stderr}")
     return done.stdout
 
 
@@ -217,7 +217,7 @@ def describe(name: str) -> dict[str, str | int]:
     """One row of `testhost status`."""
     try:
         state = state_of(name)
-    except TestHostError:
+    except HostError:
         return {"name": name, "phase": "dead"}
     return {
         "name": name,

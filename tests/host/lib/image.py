@@ -10,6 +10,7 @@ installed  the site after `make install`, and images         the product's files
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -38,10 +39,9 @@ class Installed:
 def ensure() -> Installed:
     """Builds what is missing, in a minute or two at first, in no time after."""
     with stages.exclusive():
-        base = stages.ensure(_base())
-        debian = stages.ensure(_debian())
-        wheel_stage = stages.ensure(_wheels())
-        site_stage = _site(base, wheel_stage)
+        with ThreadPoolExecutor() as pool:
+            base, debian, wheel_folder = pool.map(stages.ensure, (_base(), _debian(), _wheels()))
+        site_stage = _site(base, wheel_folder)
         site = stages.ensure(site_stage)
         installed_stage = _installed(site, site_stage.key, debian)
         installed = stages.ensure(installed_stage)
@@ -85,8 +85,8 @@ def _installed(site: Path, site_key: str, debian: Path) -> Stage:
 
 def _debootstrap(folder: Path, *, variant: str, packages: list[str], options: list[str]) -> None:
     include = [f"--include={','.join(packages)}"]
-    argv = ["mmdebstrap", f"--variant={variant}", *include, *options, SUITE, folder / "root.tar"]
-    talk.run_showing(argv, log=folder / "mmdebstrap.log", prefix="I: ")
+    argv = ["mmdebstrap", f"--variant={variant}", *include, *options, SUITE, str(folder / "root.tar")]
+    talk.run_showing(argv, log=folder / "mmdebstrap.log", prefix="I: ", label=f"{variant}: ")
 
 
 def _words(path: Path) -> list[str]:

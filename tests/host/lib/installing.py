@@ -1,4 +1,4 @@
-"""Installs the suite on a booted site as an administrator would: the checkout copied in, `make install`, images loaded."""
+"""Installs the suite on a booted site as an administrator would: checkout copied in, `make install`, images loaded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lib import host, ready, session, talk
 from lib.model import Plan, State
-from lib.places import CHECKOUT, HOSTS, RECIPES, TestHostError
+from lib.places import CHECKOUT, HOSTS, RECIPES, HostError
 
 PRODUCT = ("pyproject.toml", "Makefile", "README.md", "services", "cli", "units", "packaging", "config", "docs")
 SOURCE = "/usr/src/ds01"
@@ -33,7 +33,7 @@ def make(folder: Path, *, site: Path, debian: Path) -> None:
     finally:
         host.down(BUILDER)
     if not disk.is_file():
-        raise TestHostError(f"the installed host left no disk: see '{HOSTS}'")
+        raise HostError(f"the installed host left no disk: see '{HOSTS}'")
 
 
 def _install(state: State, folder: Path, debian: Path) -> None:

@@ -51,7 +51,7 @@ def is_cgroup2(path: Path) -> bool:
 
 
 def cut_power_of_ext4(path: Path) -> None:
-    """What has not reached the device of the file system at `path` never will: nothing is flushed, not even the journal."""
+    """What has not reached the device of the file system never will: nothing is flushed, not even its journal."""
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.ioctl(folder, _EXT4_IOC_SHUTDOWN, struct.pack("I", _NO_LOG_FLUSH))

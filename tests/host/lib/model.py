@@ -1,4 +1,4 @@
-"""What the command, the supervisor and the tests tell each other about a host: plan, state, requests. Pure but for reading."""
+"""What command, supervisor and tests tell each other about a host: plan, state, request, answer.."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from lib.places import HostPlaces, TestHostError
+from lib.places import HostError, HostPlaces
 from lib.talk import run
 
 _DETACHED_WITHIN_S = 10.0
@@ -37,14 +37,14 @@ def unmount_all(places: HostPlaces) -> None:
     """Takes the root apart; returns when the loop device has let go of the disk's file.
 
     Raises:
-        TestHostError: something still holds the disk.
+        HostError: something still holds the disk.
     """
     for path in (places.root / "var", places.root / "home", places.root, places.disk):
         subprocess.run(["umount", "--recursive", path], check=False, capture_output=True)
     deadline = time.monotonic() + _DETACHED_WITHIN_S
     while is_attached(places.disk_image):
         if time.monotonic() > deadline:
-            raise TestHostError(f"'{places.disk_image}' is still in use: 'losetup -a' shows the device")
+            raise HostError(f"'{places.disk_image}' is still in use: 'losetup -a' shows the device")
         time.sleep(0.01)
 
 

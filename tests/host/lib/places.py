@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ CGROUP = "ds01-testhost"
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
 
 
-class TestHostError(Exception):
+class HostError(Exception):
     """Something that testhost could not do: one sentence with the way out."""
 
 
@@ -31,6 +32,11 @@ class HostPlaces:
     @property
     def folder(self) -> Path:
         return HOSTS / self.name
+
+    @property
+    def cgroup(self) -> str:
+        """Name of its cgroup: another cache may have a host of the same name."""
+        return f"{self.name}-{hashlib.sha256(os.fsencode(HOSTS)).hexdigest()[:8]}"
 
     @property
     def lock(self) -> Path:
@@ -70,8 +76,8 @@ def host_places(name: str) -> HostPlaces:
     """The places of the host of that name.
 
     Raises:
-        TestHostError: the name can't be one of a machine and a cgroup.
+        HostError: the name can't be one of a machine and a cgroup.
     """
     if not _NAME.fullmatch(name):
-        raise TestHostError(f"'{name}' is no name for a host: use small letters, digits and '-', at most 32")
+        raise HostError(f"'{name}' is no name for a host: use small letters, digits and '-', at most 32")
     return HostPlaces(name)

@@ -1,4 +1,4 @@
-"""A running host as a test holds it: run as a user, edit its GPUs, cut its power, read its journal. Used by conftest.py."""
+"""A running host as a test holds it: run as a user, edit its GPUs, cut its power, read its journal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lib import copying, host, session
 from lib.model import State
-from lib.places import TESTHOST, TestHostError
+from lib.places import TESTHOST, HostError
 
 Entry = dict[str, str]
 _WARNING = 4
@@ -139,7 +139,7 @@ class RunningHost:
 
 
 class Session(subprocess.Popen[bytes]):
-    """A command in a login session. `end` sends a signal to it inside; killing the Popen alone would leave it running."""
+    """A command in a login session. `end` signals it inside; killing the Popen alone would leave it running."""
 
     def __init__(self, state: State, user: str, argv: tuple[str, ...]) -> None:
         self.argv = argv
@@ -173,4 +173,4 @@ def _said(out: bytes, err: bytes) -> str:
 def _testhost(*words: str) -> None:
     done = subprocess.run([sys.executable, "-P", TESTHOST, *words], stderr=subprocess.PIPE, text=True)
     if done.returncode != 0:
-        raise TestHostError(f"testhost {' '.join(words)} ended with {done.returncode}:\n{done.stderr}")
+        raise HostError(f"testhost {' '.join(words)} ended with {done.returncode}:\n{done.stderr}")

@@ -1,7 +1,7 @@
-"""How a command gets in: as a login session of a user, made by the host's own PID 1, logind and PAM. Builds command lines.
+"""How a command gets in: as a login session of a user, made by the host's PID 1, logind and PAM. Builds command lines.
 
-The process is a child of the host's PID 1 with our stdin, stdout and stderr: nothing lies between, bytes and half-closed
-pipes are the command's own. pam_systemd moves it into a session scope below user.slice, as it does for sshd.
+The process is a child of the host's PID 1 with our stdin, stdout and stderr: nothing lies between, bytes and
+half-closed pipes are the command's own. pam_systemd moves it into a session scope below user.slice, as for sshd.
 """
 
 from __future__ import annotations

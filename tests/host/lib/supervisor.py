@@ -19,7 +19,7 @@ from pathlib import Path
 
 from lib import cgroup, kernel, model, mounts, nspawn, world
 from lib.model import Answer, Phase, Plan, Request, State
-from lib.places import HostPlaces, TestHostError, host_places
+from lib.places import HostError, HostPlaces, host_places
 
 _BOOT_WITHIN_S = 60.0
 
@@ -31,7 +31,7 @@ def supervise(name: str) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         kernel.adopt_orphans()
         kernel.enter_private_mounts()
-        group = cgroup.prepare(name)
+        group = cgroup.prepare(places.cgroup)
         plan = model.read_plan(places.plan)
         try:
             _Supervisor(places, plan, group).run()
@@ -46,12 +46,12 @@ def sweep(name: str) -> None:
     """Takes away what a supervisor left that was killed."""
     places = host_places(name)
     kernel.enter_private_mounts()
-    _clean(places, cgroup.existing(name))
+    _clean(places, cgroup.existing(places.cgroup))
 
 
 def _clean(places: HostPlaces, group: Path) -> None:
     cgroup.remove(group)
-    with contextlib.suppress(TestHostError):
+    with contextlib.suppress(HostError):
         mounts.unmount_all(places)
     shutil.rmtree(places.folder, ignore_errors=True)
 
@@ -84,10 +84,10 @@ class _Supervisor:
                 timeout = max(0.0, self._boot_before - time.monotonic()) if self._phase is Phase.BOOTING else None
                 events = self._selector.select(timeout)
                 if not events and self._phase is Phase.BOOTING:
-                    raise TestHostError(f"'{self._places.name}' did not boot within {_BOOT_WITHIN_S:.0f} s")
+                    raise HostError(f"'{self._places.name}' did not boot within {_BOOT_WITHIN_S:.0f} s")
                 for key, _ in events:
                     key.data()
-        except TestHostError as exc:
+        except HostError as exc:
             self._fail(str(exc))
             raise SystemExit(1) from exc
         finally:
@@ -149,7 +149,7 @@ class _Supervisor:
         self._forget_process()
         cgroup.kill(self._group)
         mounts.unmount_all(self._places)
-        self._group = cgroup.prepare(self._places.name)
+        self._group = cgroup.prepare(self._places.cgroup)
         mounts.mount_all(self._places, Path(self._plan.tree))
         self._start()
 
@@ -158,10 +158,10 @@ class _Supervisor:
         status = self._process.wait()
         self._forget_process()
         if status == nspawn.REBOOT:
-            self._group = cgroup.prepare(self._places.name)
+            self._group = cgroup.prepare(self._places.cgroup)
             self._start()
         elif self._phase is Phase.BOOTING or self._waiting:
-            raise TestHostError(f"'{self._places.name}' ended with status {status}")
+            raise HostError(f"'{self._places.name}' ended with status {status}")
 
     def _forget_process(self) -> None:
         self._selector.unregister(self._pidfd)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from lib.places import TestHostError
+from lib.places import HostError
 
 _TAIL = 15
 _started = time.monotonic()
@@ -33,20 +33,20 @@ def run(argv: Sequence[str | Path], *, env: dict[str, str] | None = None, stdin:
     """Runs a program and gives its stdout.
 
     Raises:
-        TestHostError: it failed; the text ends with its last lines.
+        HostError: it failed; the text ends with its last lines.
     """
     done = subprocess.run([str(word) for word in argv], env=env, input=stdin, capture_output=True, text=True)
     if done.returncode != 0:
         lines = (done.stdout + done.stderr).strip().splitlines()[-_TAIL:]
-        raise TestHostError(f"'{argv[0]}' failed with status {done.returncode}:\n  " + "\n  ".join(lines))
+        raise HostError(f"'{argv[0]}' failed with status {done.returncode}:\n  " + "\n  ".join(lines))
     return done.stdout
 
 
-def run_showing(argv: Sequence[str | Path], *, log: Path, prefix: str) -> None:
+def run_showing(argv: Sequence[str | Path], *, log: Path, prefix: str, label: str = "") -> None:
     """Runs a long program, writes all it says to `log`, and shows its lines that start with `prefix` as progress.
 
     Raises:
-        TestHostError: it failed; the text ends with its last lines.
+        HostError: it failed; the text ends with its last lines.
     """
     words = [str(word) for word in argv]
     lines: list[str] = []
@@ -61,6 +61,6 @@ def run_showing(argv: Sequence[str | Path], *, log: Path, prefix: str) -> None:
             file.write(line)
             lines = [*lines[-_TAIL:], line.rstrip()]
             if line.startswith(prefix):
-                say(f"  {line.removeprefix(prefix).strip()}")
+                say(f"  {label}{line.removeprefix(prefix).strip()}")
     if process.returncode != 0:
-        raise TestHostError(f"'{words[0]}' failed with status {process.returncode}:\n  " + "\n  ".join(lines))
+        raise HostError(f"'{words[0]}' failed with status {process.returncode}:\n  " + "\n  ".join(lines))

@@ -1,4 +1,4 @@
-"""The wheels that the host installs from, since it has no network. The lock file says which; PyPI's hashes are checked."""
+"""The wheels that the host installs from, having no network. The lock file says which; PyPI's hashes are checked."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path
 
 from lib import talk
-from lib.places import CHECKOUT, RECIPES, TestHostError
+from lib.places import CHECKOUT, RECIPES, HostError
 
 LOCK = RECIPES / "requirements.txt"
 PYTHON = "3.13"  # Debian 13's
@@ -22,7 +22,7 @@ def make(folder: Path) -> None:
     """Downloads or builds every wheel of the lock file into a folder.
 
     Raises:
-        TestHostError: the lock file lacks a dependency of pyproject.toml, or PyPI has not what it names.
+        HostError: the lock file lacks a dependency of pyproject.toml, or PyPI has not what it names.
     """
     binary, _, source = LOCK.read_text().partition(_SDISTS)
     _check(binary + source)
@@ -73,7 +73,7 @@ def _check(lock: str) -> None:
     for line in _dependencies():
         name = _normal(re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0])
         if name not in pinned:
-            raise TestHostError(f"'{name}' of pyproject.toml is not in '{LOCK}': run 'make lock'")
+            raise HostError(f"'{name}' of pyproject.toml is not in '{LOCK}': run 'make lock'")
 
 
 def _normal(name: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lib.model import Plan
-from lib.places import TestHostError
+from lib.places import HostError
 from lib.talk import run
 
 FIRST_UID = 1001
@@ -35,7 +35,7 @@ def parse_users(text: str) -> tuple[User, ...]:
     """The users of a file with one `name:group,group` a line; empty lines and `#` comments don't count.
 
     Raises:
-        TestHostError: a line is none of these, with its number.
+        HostError: a line is none of these, with its number.
     """
     lines = ((number, line.partition("#")[0].strip()) for number, line in enumerate(text.splitlines(), 1))
     return tuple(_parse_user(number, line) for number, line in lines if line)
@@ -45,7 +45,7 @@ def _parse_user(number: int, line: str) -> User:
     name, _, rest = line.partition(":")
     groups = tuple(group for group in rest.split(",") if group)
     if not all(_WORD.fullmatch(word) for word in (name, *groups)):
-        raise TestHostError(f"line {number} of the users file, '{line}', is not 'name:group,group'")
+        raise HostError(f"line {number} of the users file, '{line}', is not 'name:group,group'")
     return User(name, groups)
 
 
