@@ -16,12 +16,9 @@ from urllib.parse import quote, urlencode
 import h11
 
 from ds01.common.errors import EngineRefused, Unavailable
-from ds01.common.model import ContainerFacts
+from ds01.common.model import API_VERSION, ContainerFacts
 
 ENGINE_SOCKET = "/run/ds01-engine/engine.sock"
-API_VERSION = "1.45"
-"""Docker 26's newest. Every request of ours names it, whatever the client spoke."""
-
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 READ_BYTES = 64 * 1024
 
@@ -71,7 +68,7 @@ class Engine:
                 chunks = [chunk async for chunk in answer.chunks()]
                 return Response(answer.status, answer.headers, b"".join(chunks))
         except (OSError, TimeoutError, h11.RemoteProtocolError) as exc:
-            raise Unavailable(f"the Docker engine does not answer: {exc or 'no answer in time'}") from exc
+            raise Unavailable(f"the Docker engine does not answer: {str(exc) or 'no answer in time'}") from exc
 
     async def inspect(self, reference: str) -> ContainerFacts | None:
         """What the engine says of the container with this id; None if there is none."""

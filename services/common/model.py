@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
 
+API_VERSION = "1.45"
+"""The newest Engine API of Docker 26. Every request of ours names it, whatever the client spoke."""
+
 FULL = "full"
 """The profile of a whole GPU."""
 

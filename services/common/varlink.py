@@ -216,7 +216,7 @@ async def call(path: str, method: str, timeout_s: float = 10.0, **parameters: An
     except VarlinkErrorReply as exc:
         raise Unavailable(f"{method.rsplit('.', 1)[-1]} failed: {_said(exc)}") from exc
     except (OSError, TimeoutError) as exc:
-        raise Unavailable(f"'{os.path.basename(path)}' does not answer: {exc or 'no answer in time'}") from exc
+        raise Unavailable(f"'{os.path.basename(path)}' does not answer: {str(exc) or 'no answer in time'}") from exc
 
 
 async def _call(path: str, method: str, parameters: dict[str, Any]) -> dict[str, Any]:

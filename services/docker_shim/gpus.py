@@ -1,4 +1,4 @@
-"""What a create asks of GPUs: every spelling becomes a number of units, or a refusal that says which flag to use. Pure."""
+"""What a create asks of GPUs: every spelling becomes a number of units, or a refusal with the flag to use. Pure."""
 
 from __future__ import annotations
 

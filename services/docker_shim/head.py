@@ -41,10 +41,13 @@ def _doubtful(untrusted: bytes) -> str:
         return "the head has a bare line feed, carriage return or NUL"
     if any(line[:1] in (b" ", b"\t") for line in lines[1:]):
         return "the head has a folded line"
-    names = [line.split(b":", 1)[0].lower().decode("latin-1") for line in lines[1:]]
+    fields = [line.decode("latin-1").partition(":") for line in lines[1:]]
+    names = [name.lower() for name, _, _ in fields]
     twice = next((name for name in _SINGLE if names.count(name) > 1), None)
     if twice is not None:
         return f"the header '{twice}' comes twice"
+    if any(name.lower() == "content-length" and not _LENGTH.fullmatch(value.strip(" \t")) for name, _, value in fields):
+        return "the content-length is not one number"
     if "content-length" in names and "transfer-encoding" in names:
         return "the head has both a content-length and a transfer-encoding"
     return ""
@@ -54,21 +57,22 @@ def _framed(event: h11.Request) -> Head | Refused:
     headers = tuple((name.decode("ascii"), value.decode("latin-1")) for name, value in event.headers)
     known = dict(headers)
     method = event.method.decode("ascii")
+    version = event.http_version.decode("ascii")
+    if version not in ("1.0", "1.1"):
+        return _malformed(f"HTTP/{version} is not spoken here")
     if method not in _METHODS:
         return _malformed(f"the method '{method[:20]}' is not used by Docker")
     length: int | None = 0
     if "transfer-encoding" in known:
-        if known["transfer-encoding"].strip().lower() != "chunked" or event.http_version != b"1.1":
+        if known["transfer-encoding"].strip().lower() != "chunked" or version != "1.1":
             return _malformed("the only transfer-encoding is 'chunked', with HTTP/1.1")
         length = None
     elif "content-length" in known:
-        if not _LENGTH.fullmatch(known["content-length"].strip()):
-            return _malformed("the content-length is not one number")
         length = int(known["content-length"])
     return Head(
         method=method,
         target=event.target.decode("latin-1"),
-        version=event.http_version.decode("ascii"),
+        version=version,
         length=length,
         upgrade=known.get("upgrade", "").strip() if _asks_upgrade(known) else "",
         expects_continue=known.get("expect", "").strip().lower() == "100-continue",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TypeAlias
 
-Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+Json: TypeAlias = "bool | int | str | list[Json] | dict[str, Json] | None"
 """A JSON value after strict parsing."""
 
 
@@ -31,6 +31,8 @@ class Reason(StrEnum):
     ENGINE_DOWN = "engine-down"
     ALLOCATOR_DOWN = "allocator-down"
     LIMITS_DOWN = "limits-sync-down"
+    NO_POLICY = "no-policy"
+    LEASE_SHARED = "lease-shared"
     BROKEN = "shim-broken"
 
 
@@ -47,6 +49,7 @@ RECORDED = frozenset(
         Reason.OVER_CONNECTIONS,
         Reason.NOT_YOURS,
         Reason.REQUEST_REUSED,
+        Reason.LEASE_SHARED,
     }
 )
 """Reasons that are an event `access.refused`. The others are somebody's typing error, or our own state."""

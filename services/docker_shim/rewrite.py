@@ -31,6 +31,9 @@ LOG_CONFIG: Mapping[str, Json] = {"Type": "json-file", "Config": {"max-size": "1
 VOID = "NVIDIA_VISIBLE_DEVICES=void"
 NVIDIA_PREFIX = "NVIDIA_"
 MIN_HEALTH_NS = 5_000_000_000
+MIN_CPUS_NANO = 10_000_000
+"""The engine's own least."""
+
 DAY_S = 24 * 3600
 PROPERTY = "org.systemd.property."
 """runc passes annotations of this prefix on to the container's scope."""
@@ -63,7 +66,9 @@ def bound(wish: Wish, limits: Limits) -> Sizes | Refused:
     memory = wish.memory_bytes or limits.memory_bytes
     swap = wish.memory_swap_bytes if wish.memory_swap_bytes is not None else memory
     if wish.memory_swap_bytes is not None and swap != -1 and swap < memory:
-        return _malformed(f"'--memory-swap' ({_gib(swap)}) is memory and swap together and can't be below {_gib(memory)}")
+        return _malformed(
+            f"'--memory-swap' ({_gib(swap)}) is memory and swap together, below the {_gib(memory)} of memory"
+        )
     asked = (
         ("--memory", "of memory", memory, limits.memory_bytes, _gib),
         ("--memory-swap", "of memory and swap", swap if swap != -1 else 2**62, limits.memory_bytes, _gib),
@@ -77,6 +82,8 @@ def bound(wish: Wish, limits: Limits) -> Sizes | Refused:
             return _over(flag, what, shown(requested), shown(limit))
         if requested < 0:
             return _malformed(f"'{flag}' is below 0")
+    if wish.cpus_nano is not None and wish.cpus_nano < MIN_CPUS_NANO:
+        return _malformed(f"'--cpus' is {wish.cpus_nano / 1e9:g}, and must be 0.01 or more")
     if wish.cpu_shares is not None and not 2 <= wish.cpu_shares <= 262_144:
         return _malformed(f"'--cpu-shares' is {wish.cpu_shares}, and must be between 2 and 262144")
     return Sizes(
@@ -96,7 +103,7 @@ def build(
     owner: Owner,
     origin: Origin,
     lease: str,
-    backstop: Mapping[str, str],
+    last_resort: Mapping[str, str],
     engine: EngineFacts,
     image: HealthTimes | None,
 ) -> Built:
@@ -107,7 +114,7 @@ def build(
     config["Labels"] = {**wish.labels, **labels(owner, origin, lease)}
     if health:
         config["Healthcheck"] = health
-    config["HostConfig"] = _host_config(wish, sizes, owner, lease, backstop, engine)
+    config["HostConfig"] = _host_config(wish, sizes, owner, lease, last_resort, engine)
     return Built(config, (*wish.gpus.warnings, *env_warnings, *health_warnings))
 
 
@@ -142,7 +149,7 @@ def cpus_to_nano(cpus: float) -> int:
 
 
 def _host_config(
-    wish: Wish, sizes: Sizes, owner: Owner, lease: str, backstop: Mapping[str, str], engine: EngineFacts
+    wish: Wish, sizes: Sizes, owner: Owner, lease: str, last_resort: Mapping[str, str], engine: EngineFacts
 ) -> dict[str, Json]:
     can, properties = _applied(sizes, engine)
     found: dict[str, Json] = {
@@ -153,7 +160,7 @@ def _host_config(
         "NetworkMode": "default",
         "LogConfig": {**LOG_CONFIG},
         "AutoRemove": wish.auto_remove,
-        "Annotations": {**backstop, **properties},
+        "Annotations": {**last_resort, **properties},
         **can,
     }
     if wish.init is not None:
@@ -211,7 +218,9 @@ def _health(wish: Mapping[str, Json] | None, image: HealthTimes | None) -> tuple
         effective = asked if isinstance(asked, int) and asked else inherited
         if effective and effective < MIN_HEALTH_NS:
             sent[name] = MIN_HEALTH_NS
-            warnings.append(f"the health check's {name} of {effective / 1e9:g} s was raised to {MIN_HEALTH_NS / 1e9:g} s")
+            warnings.append(
+                f"the health check's {name} was raised from {effective / 1e9:g} s to {MIN_HEALTH_NS / 1e9:g} s"
+            )
     return sent, tuple(warnings)
 
 

@@ -84,6 +84,9 @@ _CHECKPOINT = "checkpoints are written by root where the caller says"
 _MONITOR = "it speaks of everybody's objects, and is not narrowed to one's own in this version"
 _BUILDKIT = "the engine's BuildKit runs outside every user's slice; clients choose the classic builder by themselves"
 
+_LOGS = "follow stdout stderr since until timestamps tail details"
+_ATTACH = "detachKeys logs stream stdin stdout stderr"
+
 ROUTES: tuple[Route, ...] = (
     _row("GET", "/_ping", OPEN, "says that the engine lives, and announces the classic builder", Action.PING),
     _row("HEAD", "/_ping", OPEN, "says that the engine lives, and announces the classic builder", Action.PING),
@@ -91,16 +94,14 @@ ROUTES: tuple[Route, ...] = (
     _row("GET", "/info", OPEN, "names no object, only counts"),
     _row("GET", "/images/json", OPEN, "images are shared", query="all filters digests shared-size"),
     _row("GET", "/images/{name}/json", OPEN, "images are shared"),
-    _row("POST", "/containers/create", REWRITE, "slice, labels, limits and lease are ours", Action.CREATE, "name platform"),
+    _row(
+        "POST", "/containers/create", REWRITE, "slice, labels, limits, lease are ours", Action.CREATE, "name platform"
+    ),
     _row("GET", "/containers/json", REWRITE, "narrowed to one's own", Action.LIST, "all limit size filters"),
     _row("DELETE", "/containers/{id}", OWN, "its lease ends with it", Action.REMOVE, "v force"),
     _row("GET", "/containers/{id}/json", OWN, "shows environment and labels", query="size"),
-    _row(
-        "GET", "/containers/{id}/logs", OWN, "its output", query="follow stdout stderr since until timestamps tail details"
-    ),
-    _row(
-        "POST", "/containers/{id}/attach", OWN, "its terminal", Action.TAKE_OVER, "detachKeys logs stream stdin stdout stderr"
-    ),
+    _row("GET", "/containers/{id}/logs", OWN, "its output", query=_LOGS),
+    _row("POST", "/containers/{id}/attach", OWN, "its terminal", Action.TAKE_OVER, _ATTACH),
     _row("POST", "/containers/{id}/exec", OWN, "runs a process in it", Action.EXEC_CREATE),
     _row("POST", "/containers/{id}/kill", OWN, "ends it", query="signal"),
     _row("POST", "/containers/{id}/resize", OWN, "its terminal", query="h w"),
@@ -128,7 +129,7 @@ ROUTES: tuple[Route, ...] = (
     _row("GET", "/containers/{id}/export", ADMIN, _FILES),
     _row("POST", "/containers/{id}/pause", ADMIN, "a paused container would keep its GPU; use 'docker stop'"),
     _row("POST", "/containers/{id}/rename", ADMIN, "not offered in this version; remove it and create it anew"),
-    _row("POST", "/containers/{id}/restart", ADMIN, "use 'docker stop', then 'docker start', in this version", Action.START),
+    _row("POST", "/containers/{id}/restart", ADMIN, "use 'docker stop', then 'docker start'", Action.START),
     _row("GET", "/containers/{id}/stats", ADMIN, "not offered in this version; 'ds01 status' shows what you use"),
     _row("GET", "/containers/{id}/top", ADMIN, "use 'docker exec NAME ps' in this version"),
     _row("POST", "/containers/{id}/unpause", ADMIN, "nothing of yours is paused", Action.START),

@@ -59,11 +59,11 @@ def fold(key: str) -> str:
 
 
 def _object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise _Doubtful(f"the key '{twice[:80]}' comes twice")
+    found: dict[str, Json] = {}
+    for key, value in pairs:
+        if key in found:
+            raise _Doubtful(f"the key '{key[:80]}' comes twice")
+        found[key] = value
     return found
 
 

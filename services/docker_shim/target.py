@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from urllib.parse import quote, unquote_to_bytes, urlencode
 
-from ds01.common.engine import API_VERSION
+from ds01.common.model import API_VERSION
 from ds01.docker_shim.model import Reason, Refused, Target
 
 MAX_TARGET = 16 * 1024

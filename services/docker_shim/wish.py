@@ -77,7 +77,9 @@ def _wish(config: Mapping[str, Json], host: Mapping[str, Json]) -> Wish | Refuse
     negative = next((name for name, value in host.items() if isinstance(value, int) and value < -1), None)
     if negative is not None:
         return _malformed(f"'HostConfig.{negative}' is below 0")
-    assert not isinstance(cpus_nano, Refused) and not isinstance(restart, Refused) and not isinstance(health, Refused)
+    assert not isinstance(cpus_nano, Refused)
+    assert not isinstance(restart, Refused)
+    assert not isinstance(health, Refused)
     return Wish(
         image=image,
         config={name: value for name, value in config.items() if CONFIG[name].use is Use.PASS},
@@ -131,7 +133,7 @@ def _labels(labels: Mapping[str, Json]) -> Refused | None:
     )
 
 
-def _cpus(host: Mapping[str, Json]) -> int | None | Refused:
+def _cpus(host: Mapping[str, Json]) -> int | Refused | None:
     nano, quota = _number(host.get("NanoCpus")), _number(host.get("CpuQuota"))
     period = _number(host.get("CpuPeriod")) or DEFAULT_PERIOD_US
     if nano is not None and quota is not None:
@@ -141,7 +143,7 @@ def _cpus(host: Mapping[str, Json]) -> int | None | Refused:
     return nano if quota is None else quota * NANO // period
 
 
-def _restart(untrusted: Mapping[str, Json]) -> dict[str, Json] | None | Refused:
+def _restart(untrusted: Mapping[str, Json]) -> dict[str, Json] | Refused | None:
     policy = judge(RESTART, untrusted, "HostConfig.RestartPolicy.")
     if isinstance(policy, Refused):
         return policy

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Protocol
 
 from ds01.common.events import Event, EventLog
-from ds01.common.limits import Policy
+from ds01.common.limits import Aggregate, Policy
 from ds01.common.slices import SlicePlan, plan_user
 from ds01.common.slicestate import STATE_FILE, SliceOwner, read_owners, write_owners
+from ds01.common.unitnames import user_slice
 
 
 class SliceMaker(Protocol):
@@ -53,18 +54,24 @@ class Keeper:
         """The slice of `uid` with today's limits, made if it is not there; its name and the policy group.
 
         The slice is remembered durably before it is made, so that whatever runs in it finds it again after a power
-        cut. Raises `Ds01Error` where account, policy or systemd fail.
+        cut. Slices of groups he was in before get today's limits too: containers made then still start there.
+        Raises `Ds01Error` where account, policy or systemd fail.
         """
         user, unix_groups = self._account(uid)
         policy = self._policy.current()
         group = policy.group_of(user, unix_groups)
-        parent, own = plan_user(user, uid, group, policy.limits_for(user, unix_groups).aggregate)
+        aggregate = policy.limits_for(user, unix_groups).aggregate
         async with self._one_at_a_time.setdefault(uid, asyncio.Lock()):
             self._remember(SliceOwner(uid, user, group))
-            await self._systemd.ensure_slice(parent)
-            if await self._systemd.ensure_slice(own):
-                self._log.emit(_made(own, user, uid, group))
-        return own.name, group
+            for owner in sorted(owner for owner in self._owners if owner.uid == uid):
+                await self._make(owner, aggregate)
+        return user_slice(group, user, uid), group
+
+    async def _make(self, owner: SliceOwner, aggregate: Aggregate) -> None:
+        parent, own = plan_user(owner.user, owner.uid, owner.group, aggregate)
+        await self._systemd.ensure_slice(parent)
+        if await self._systemd.ensure_slice(own):
+            self._log.emit(_made(own, owner))
 
     def _remember(self, owner: SliceOwner) -> None:
         if owner not in self._owners:
@@ -72,8 +79,13 @@ class Keeper:
             self._owners.add(owner)
 
 
-def _made(plan: SlicePlan, user: str, uid: int, group: str) -> Event:
+def _made(plan: SlicePlan, owner: SliceOwner) -> Event:
     limits = ", ".join(f"{name}={value}" for name, value in plan.properties.items() if name.endswith(("Max", "High")))
     return Event(
-        "slice.ensured", f"Made {plan.name} for {user}: {limits}", user=user, uid=uid, group=group, new=plan.name
+        "slice.ensured",
+        f"Made {plan.name} for {owner.user}: {limits}",
+        user=owner.user,
+        uid=owner.uid,
+        group=owner.group,
+        new=plan.name,
     )

@@ -21,7 +21,9 @@ NAME = "bench"
 def testhost(*argv: str) -> str:
     """A testhost command on the bench host; its stdout."""
     command, *rest = argv
-    return subprocess.run([TESTHOST, command, "--name", NAME, *rest], check=True, text=True, stdout=subprocess.PIPE).stdout
+    return subprocess.run(
+        [TESTHOST, command, "--name", NAME, *rest], check=True, text=True, stdout=subprocess.PIPE
+    ).stdout
 
 
 def main() -> int:
@@ -35,7 +37,9 @@ def main() -> int:
         rows = json.loads(testhost("exec", "--", "python3", "/root/inside.py"))
     finally:
         testhost("down")
-    rows.insert(0, {"name": "test host, image cached", "value": round(boot_s, 2), "unit": "s", "against": "", "ratio": None})
+    rows.insert(
+        0, {"name": "test host, image cached", "value": round(boot_s, 2), "unit": "s", "against": "", "ratio": None}
+    )
     (ROOT / "build").mkdir(exist_ok=True)
     (ROOT / "build" / "bench.json").write_text(json.dumps({"rows": rows}, indent=1) + "\n")
     for row in rows:

@@ -73,7 +73,9 @@ def test_a_gpu_is_lost(host: RunningHost) -> None:
     try:
         for gpu in ("0", "1"):
             host.gpu("lost", gpu)
-        eventually(lambda: {u["name"] for u in overview(host)["units"] if u["state"] == "withheld"} == {"0", "1"}, "seen")
+        eventually(
+            lambda: {u["name"] for u in overview(host)["units"] if u["state"] == "withheld"} == {"0", "1"}, "seen"
+        )
         status, said = ask_gpu(host)
         assert status == 125
         assert said

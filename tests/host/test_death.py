@@ -57,7 +57,9 @@ def test_twenty_kills_in_ten_seconds(host: RunningHost) -> None:
     thread = threading.Thread(target=clients)
     thread.start()
     for _ in range(20):
-        host.root(["systemctl", "kill", "-s", "KILL", "ds01-gpu-allocator.service", "ds01-docker-shim.service"], check=False)
+        host.root(
+            ["systemctl", "kill", "-s", "KILL", "ds01-gpu-allocator.service", "ds01-docker-shim.service"], check=False
+        )
         time.sleep(0.5)
     stop.set()
     thread.join()
@@ -88,11 +90,15 @@ def test_a_storm_of_requests_under_kills_leaks_nothing(host: RunningHost) -> Non
     host.write("/run/ds01/policy.new", json.dumps(raw))
     host.root(["mv", "/run/ds01/policy.new", "/run/ds01/policy.json"])
     before = belongings(host)
-    line = "for i in 1 2 3 4 5 6; do docker run --rm --gpus 1 busybox true; docker run -d --gpus 1 busybox sleep 1; done"
+    line = (
+        "for i in 1 2 3 4 5 6; do docker run --rm --gpus 1 busybox true; docker run -d --gpus 1 busybox sleep 1; done"
+    )
     askers = [host.start(user, line) for user in ("alice", "bob", "carol")]
     for pause in (0.4, 0.9, 0.3, 1.1, 0.7, 0.5, 0.8, 0.6):
         time.sleep(pause)
-        host.root(["systemctl", "kill", "-s", "KILL", "ds01-gpu-allocator.service", "ds01-docker-shim.service"], check=False)
+        host.root(
+            ["systemctl", "kill", "-s", "KILL", "ds01-gpu-allocator.service", "ds01-docker-shim.service"], check=False
+        )
         units = [row[0] for row in ledger(host, "SELECT unit FROM lease_unit")]
         assert len(units) == len(set(units))
     for asker in askers:
@@ -112,8 +118,10 @@ def test_dockerd_dies_and_containers_run_on(host: RunningHost) -> None:
     assert pid_of(host, "train") == pid
     assert host.root(["test", "-d", f"/proc/{pid}"]).status == 0
     eventually(lambda: world(host) == before, "the leases are the same")
-    eventually(lambda: host.run("bob", ["docker", "run", "--rm", "--gpus", "1", "busybox", "true"], check=False).status == 0,
-               "GPUs are granted again")
+    eventually(
+        lambda: host.run("bob", ["docker", "run", "--rm", "--gpus", "1", "busybox", "true"], check=False).status == 0,
+        "GPUs are granted again",
+    )
 
 
 @pytest.mark.expect_warnings(RESTARTS)

@@ -143,6 +143,12 @@ def test_the_usual_people_and_images_are_there(host: RunningHost) -> None:
     assert "NVIDIA_VISIBLE_DEVICES=all" in label
 
 
+def test_the_host_knows_its_own_name(host: RunningHost) -> None:
+    done = host.run("ada", "sudo -n id -u; hostname; getent hosts $(hostname)")
+    assert done.out.split() == ["0", host.name, "127.0.1.1", host.name]
+    assert done.err == ""
+
+
 def test_homes_are_private(host: RunningHost) -> None:
     assert host.root(["stat", "-c", "%a", "/home/alice"]).out == "700\n"
     assert host.run("bob", ["ls", "/home/alice"], check=False).status != 0

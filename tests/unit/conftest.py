@@ -6,6 +6,11 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-for entry in (ROOT / "build" / "typing", Path(__file__).parent, Path(__file__).parent / "common", Path(__file__).parent / "gpu_allocator"):
+for entry in (
+    ROOT / "build" / "typing",
+    Path(__file__).parent,
+    Path(__file__).parent / "common",
+    Path(__file__).parent / "gpu_allocator",
+):
     if str(entry) not in sys.path:
         sys.path.insert(0, str(entry))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,8 @@ from ds01.gpu_allocator.interface import AllocatorInterface
 from ds01.limits_sync.interface import LimitsSyncInterface
 from ds01.nvml.interface import NvmlInterface
 
-DOCS = Path(__file__).parents[2] / "docs"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
 
 
 @pytest.mark.parametrize("interface", [AllocatorInterface, LimitsSyncInterface, NvmlInterface])
@@ -48,3 +51,14 @@ def test_events_are_listed_with_their_message_id() -> None:
     page = (DOCS / "EVENTS.md").read_text()
     for name, kind in EVENTS.items():
         assert f"`{name}` | {kind.priority.name.lower()} | `{kind.message_id}`" in page
+
+
+def test_the_page_of_the_shim_is_its_tables() -> None:
+    made = subprocess.run(
+        [sys.executable, ROOT / "packaging" / "pages.py", "shim"],
+        env={"PYTHONPATH": str(ROOT / "build" / "typing")},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert (DOCS / "SHIM.md").read_text() == made.stdout, "run 'make pages'"

@@ -60,7 +60,7 @@ class Systemd:
             reply = await asyncio.wait_for(bus.call(message), CALL_TIMEOUT_S)
         except (OSError, EOFError, TimeoutError) as exc:
             self._bus = None
-            raise Unavailable(f"systemd does not answer '{member}': {exc or 'no answer in time'}") from exc
+            raise Unavailable(f"systemd does not answer '{member}': {str(exc) or 'no answer in time'}") from exc
         if reply.message_type is MessageType.ERROR:
             raise DBusError(reply.error_name, str(reply.body[0]) if reply.body else "", reply)
         return list(reply.body)

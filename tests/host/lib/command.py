@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,6 +86,8 @@ def _words(arguments: argparse.Namespace) -> list[str]:
 def _up(arguments: argparse.Namespace) -> int:
     from lib import image, ready, talk
 
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)  # an end that cleans up
     users = arguments.users.read_text() if arguments.users is not None else ""
     installed = image.ensure()
     plan = Plan(arguments.name, str(installed.tree), str(installed.disk), arguments.gpus, users)

@@ -9,18 +9,20 @@ import os
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lib import model, session
 from lib.model import Phase, Plan, Request, State
-from lib.places import HOSTS, TESTHOST, HostError, HostPlaces, host_places
+from lib.places import CACHE, HOSTS, TESTHOST, HostError, HostPlaces, host_places
 
 _ANSWER_WITHIN_S = 90.0
 _DOWN_WITHIN_S = 30.0
+_FLOCK = "hhqqi"  # struct flock of fcntl(2) on 64 bits
 
 
 def names() -> list[str]:
@@ -28,16 +30,20 @@ def names() -> list[str]:
     return sorted(folder.name for folder in HOSTS.iterdir()) if HOSTS.is_dir() else []
 
 
-def is_alive(places: HostPlaces) -> bool:
-    """Whether a supervisor holds the host's lock."""
+def supervisor_of(places: HostPlaces) -> int:
+    """The pid of the process that holds the host's lock, 0 when there is none."""
     try:
         with places.lock.open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+            held, *_, pid = struct.unpack(_FLOCK, fcntl.fcntl(lock, fcntl.F_GETLK, asked))
     except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
+        return 0
+    return int(pid) if held != fcntl.F_UNLCK else 0
+
+
+def is_alive(places: HostPlaces) -> bool:
+    """Whether a supervisor runs the host."""
+    return supervisor_of(places) != 0
 
 
 def state_of(name: str) -> State:
@@ -69,18 +75,33 @@ def up(plan: Plan) -> State:
         HostError: it is up already, or did not boot; nothing of it is left then.
     """
     places = host_places(plan.name)
-    if is_alive(places):
-        raise HostError(f"a host '{plan.name}' is up already: 'testhost down --name {plan.name}' ends it")
-    down(plan.name)
-    places.folder.mkdir(parents=True)
-    places.plan.write_text(model.dump(plan))
-    places.console.touch()
-    supervisor = _spawn(plan.name)
     try:
-        return _wait_until_up(places, supervisor)
+        with _one_at_a_time():
+            if is_alive(places):
+                raise _UpAlready(f"a host '{plan.name}' is up already: 'testhost down --name {plan.name}' ends it")
+            down(plan.name)
+            places.folder.mkdir(parents=True)
+            places.plan.write_text(model.dump(plan))
+            places.console.touch()
+            _wait_until_held(places, _spawn(plan.name))
+        return ask(plan.name, Request.WAIT, boot=1)
+    except _UpAlready:
+        raise
     except BaseException:
         down(plan.name)
         raise
+
+
+class _UpAlready(HostError):
+    """Nothing was made that would have to go."""
+
+
+@contextlib.contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "up.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _spawn(name: str) -> subprocess.Popen[bytes]:
@@ -93,12 +114,12 @@ def _spawn(name: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True)
 
 
-def _wait_until_up(places: HostPlaces, supervisor: subprocess.Popen[bytes]) -> State:
-    while not places.control.exists() or not is_alive(places):
+def _wait_until_held(places: HostPlaces, supervisor: subprocess.Popen[bytes]) -> None:
+    """Returns when the supervisor has the lock and listens: it can be spoken to, or ended by its name, from then on."""
+    while not places.control.exists():
         with contextlib.suppress(subprocess.TimeoutExpired):
             supervisor.wait(0.01)
             raise HostError(f"the supervisor of '{places.name}' ended:\n{places.console.read_text()}")
-    return ask(places.name, Request.WAIT, boot=1)
 
 
 def ask(name: str, request: Request, *, boot: int = 0) -> State:
@@ -127,9 +148,9 @@ def ask(name: str, request: Request, *, boot: int = 0) -> State:
 def down(name: str) -> None:
     """Ends the host and takes away all it left: processes, mounts, loop devices, cgroups, files."""
     places = host_places(name)
-    with contextlib.suppress(HostError, ProcessLookupError):
-        supervisor = state_of(name).supervisor
-        _end(supervisor)
+    with contextlib.suppress(ProcessLookupError):
+        if pid := supervisor_of(places):
+            _end(pid)
     if places.folder.exists():
         subprocess.run([sys.executable, "-P", TESTHOST, "_sweep", name], check=True)
 

@@ -98,6 +98,7 @@ def _make_site(folder: Path, *, base: Path, wheel_folder: Path) -> None:
     root = folder / "root"
     root.mkdir()
     talk.run(["tar", "--extract", f"--file={base / 'root.tar'}", f"--directory={root}", "--numeric-owner"])
+    (root / "etc/resolv.conf").write_text("# no network, no resolver\n")  # mmdebstrap brings along the builder's
     shutil.copytree(RECIPES / "site", root, symlinks=True, dirs_exist_ok=True)
     shutil.copytree(wheel_folder, root / "opt/wheels")
     talk.run(["make", "--silent", f"--directory={_FAKENVML}", "install", f"DESTDIR={root}"])

@@ -28,7 +28,7 @@ def supervise(name: str) -> None:
     """Runs the host that `plan.json` describes until it is taken down or powers off."""
     places = host_places(name)
     with places.lock.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         kernel.adopt_orphans()
         kernel.enter_private_mounts()
         group = cgroup.prepare(places.cgroup)

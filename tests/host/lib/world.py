@@ -71,6 +71,8 @@ def prepare(root: Path, plan: Plan) -> None:
     site = root / GPU_SPEC
     site.parent.mkdir(parents=True, exist_ok=True)
     site.write_text(plan.gpus + "\n")
+    (root / "etc/hostname").write_text(f"{plan.name}\n")
+    (root / "etc/hosts").write_text(f"127.0.0.1 localhost\n127.0.1.1 {plan.name}\n::1 localhost\n")
     if plan.users:
         remove_users(root, parse_users(DEFAULT_USERS))
         add_users(root, parse_users(plan.users))

@@ -57,8 +57,10 @@ def test_which_states_can_start(state: LeaseState, has_device: bool) -> None:
 def test_an_instance_that_was_made_again_has_its_new_nodes() -> None:
     """The placement is the same, the UUID is not; the index must never be what is looked up."""
     held = lease(ALICE, instance(0, 0), name="l1")
-    again = [unit if unit.name != "0:0" else type(unit)(unit.key, unit.name, unit.profile, "MIG-new", 0, unit.size)
-             for unit in REFERENCE_SITE]
+    again = [
+        unit if unit.name != "0:0" else type(unit)(unit.key, unit.name, unit.profile, "MIG-new", 0, unit.size)
+        for unit in REFERENCE_SITE
+    ]
     assert "l1" not in entries(compose([held], again, EVERYTHING))
     assert entries(compose([held], again, vendor_of("MIG-new")))["l1"] == ["/dev/nvidia0", "/dev/caps/MIG-new"]
 
@@ -69,8 +71,9 @@ def test_a_lease_with_one_unit_gone_has_no_device_at_all() -> None:
 
 
 def test_other_leases_do_not_mind() -> None:
-    spec = compose([lease(ALICE, instance(5, 0), name="l1"), lease(BOB, instance(0, 0), name="l2")],
-                   REFERENCE_SITE, EVERYTHING)
+    spec = compose(
+        [lease(ALICE, instance(5, 0), name="l1"), lease(BOB, instance(0, 0), name="l2")], REFERENCE_SITE, EVERYTHING
+    )
     assert set(entries(spec)) == {NONE_DEVICE, "l2"}
 
 

@@ -83,7 +83,17 @@ def test_a_call_that_fails_names_its_reason(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "bad",
-    [b"x\0", b"[]\0", b"7\0", b'"io.ds01.Echo.Say"\0', b"{}\0", b'{"method": 7}\0', b"\xff\xfe\0", b"\0", b"{" * 5000 + b"\0"],
+    [
+        b"x\0",
+        b"[]\0",
+        b"7\0",
+        b'"io.ds01.Echo.Say"\0',
+        b"{}\0",
+        b'{"method": 7}\0',
+        b"\xff\xfe\0",
+        b"\0",
+        b"{" * 5000 + b"\0",
+    ],
 )
 def test_nothing_after_a_malformed_message_is_done(tmp_path: Path, bad: bytes) -> None:
     async def scene(service: Service) -> None:

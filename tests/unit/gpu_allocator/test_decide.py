@@ -107,7 +107,9 @@ def test_a_grant_is_always_free_distinct_and_within_limits(
         assert set(keys) <= {unit.key for unit in existing}
         used = usage(world.leases, ALICE)
         instances = sum(1 for key in keys if key.placement)
-        assert limits.max_mig_instances is None or used.mig_instances + instances <= limits.max_mig_instances or (
-            not instances
+        assert (
+            limits.max_mig_instances is None
+            or used.mig_instances + instances <= limits.max_mig_instances
+            or (not instances)
         )
         assert limits.allow_full_gpu or instances == count

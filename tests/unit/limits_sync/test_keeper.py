@@ -10,7 +10,7 @@ from worlds import ALICE, STUDENT
 
 from ds01.common.errors import Unavailable
 from ds01.common.slices import SlicePlan
-from ds01.common.slicestate import read_owners
+from ds01.common.slicestate import SliceOwner, read_owners, write_owners
 from ds01.limits_sync.keeper import Keeper
 
 
@@ -66,3 +66,13 @@ def test_it_is_remembered_before_it_is_made(tmp_path: Path) -> None:
     with pytest.raises(Unavailable):
         asyncio.run(keeper(slices, Journal(), path).ensure(ALICE))
     assert {owner.uid for owner in read_owners(path)} == {ALICE}
+
+
+def test_the_slice_of_a_group_he_was_in_is_made_too(tmp_path: Path) -> None:
+    """Containers made before he moved still start there."""
+    write_owners([SliceOwner(ALICE, "alice", "phd"), SliceOwner(7, "x", "phd")], tmp_path / "slices.json")
+    slices = Slices()
+    name, _ = asyncio.run(keeper(slices, Journal(), tmp_path / "slices.json").ensure(ALICE))
+    assert name == "ds01-student-alice.slice"
+    assert {"ds01-phd-alice.slice", "ds01-student-alice.slice"} <= set(slices.made)
+    assert "ds01-phd-x.slice" not in slices.made

@@ -1,0 +1,144 @@
+"""The two services that the shim asks, allocator and limits_sync, over Varlink. Parses their answers.
+
+Both may be restarting: a call is repeated for a short while. Leasing is idempotent by its request id, so a repeated
+call never holds two leases.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ds01.common.errors import Unavailable
+from ds01.docker_shim.model import Owner, Reason, Refused
+from ds01.docker_shim.refusals import Note, printable
+
+ALLOCATOR_SOCKET = "/run/ds01/allocator.sock"
+LIMITS_SOCKET = "/run/ds01/limits-sync.sock"
+PATIENCE_S = 3.0
+RETRY_S = 0.1
+
+_NOW_NOT = frozenset({"none-free"})
+_BAD = frozenset({"not-a-count"})
+
+Call = Callable[..., Awaitable[dict[str, Any]]]
+"""common.varlink.call: (socket path, method, timeout_s, **parameters)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A lease and the profiles of its units."""
+
+    lease: str
+    profiles: tuple[str, ...]
+
+
+class AllocatorClient:
+    """io.ds01.Allocator, acting for users."""
+
+    def __init__(self, call: Call, path: str = ALLOCATOR_SOCKET, patience_s: float = PATIENCE_S) -> None:
+        self._call = call
+        self._path = path
+        self._patience_s = patience_s
+
+    async def lease(self, request: str, uid: int, name: str, count: int) -> Grant | Refused:
+        """Lease `count` units for a container that is about to be created."""
+        return await self._grant("Lease", request_id=request, uid=uid, container_name=name, count=count)
+
+    async def renew(self, lease: str, uid: int) -> Grant | Refused:
+        """Make sure that the lease has units before its container starts."""
+        return await self._grant("Renew", lease=lease, uid=uid)
+
+    async def release(self, lease: str, reason: str) -> None:
+        """Give a lease back. Raises `Unavailable`; the allocator then finds out by itself."""
+        await self._patiently("Release", lease=lease, reason=reason)
+
+    async def record(self, note: Note) -> None:
+        """Keep a refusal in the ledger. Raises `Unavailable`."""
+        await self._call(
+            self._path,
+            "io.ds01.Allocator.Record",
+            timeout_s=self._patience_s,
+            event="access.refused",
+            uid=note.uid,
+            reason=str(note.refused.reason),
+            message=printable(note.refused.sentence),
+            container=note.refused.container,
+            container_name=note.refused.container_name,
+            request=note.request,
+            count=note.count,
+        )
+
+    async def _grant(self, method: str, **parameters: Any) -> Grant | Refused:
+        try:
+            reply = await self._patiently(method, **parameters)
+            grant, denial = reply.get("grant"), reply.get("denial")
+            if grant is not None:
+                return Grant(str(grant["lease"]), tuple(str(unit["profile"]) for unit in grant["units"]))
+            return _denied(denial)
+        except Unavailable as exc:
+            return Refused(
+                503,
+                Reason.ALLOCATOR_DOWN,
+                f"no GPU can be leased at the moment: {exc}",
+                "try again in a moment; what needs no GPU works",
+            )
+        except (KeyError, TypeError) as exc:
+            raise Unavailable("the allocator's answer can't be read") from exc
+
+    async def _patiently(self, method: str, **parameters: Any) -> dict[str, Any]:
+        return await patiently(self._call, self._path, f"io.ds01.Allocator.{method}", self._patience_s, parameters)
+
+
+class LimitsClient:
+    """io.ds01.LimitsSync: the only maker of slices."""
+
+    def __init__(self, call: Call, path: str = LIMITS_SOCKET, patience_s: float = PATIENCE_S) -> None:
+        self._call = call
+        self._path = path
+        self._patience_s = patience_s
+
+    async def ensure_slice(self, uid: int, user: str) -> Owner | Refused:
+        """The user's slice, which exists with its limits when this returns."""
+        method = "io.ds01.LimitsSync.EnsureSlice"
+        try:
+            reply = await patiently(self._call, self._path, method, self._patience_s, {"uid": uid})
+            return Owner(uid, user, str(reply["group"]), str(reply["slice"]))
+        except (Unavailable, KeyError) as exc:
+            return Refused(
+                503,
+                Reason.LIMITS_DOWN,
+                f"your slice with its limits can't be made at the moment, so nothing is started: {exc}",
+                "try again in a moment; tell an administrator if it stays",
+            )
+
+
+async def patiently(
+    call: Call, path: str, method: str, patience_s: float, parameters: dict[str, Any]
+) -> dict[str, Any]:
+    """Call until it answers, for `patience_s` seconds at most."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + patience_s
+    while True:
+        try:
+            return await call(path, method, timeout_s=max(deadline - loop.time(), RETRY_S), **parameters)
+        except Unavailable:
+            if loop.time() + RETRY_S >= deadline:
+                raise
+            await asyncio.sleep(RETRY_S)
+
+
+def _denied(denial: Any) -> Refused:
+    reason = str(denial["reason"])
+    status = 409 if reason in _NOW_NOT else 400 if reason in _BAD else 403
+    return Refused(
+        status,
+        reason,
+        str(denial["message"]),
+        str(denial["hint"]),
+        limit=str(denial["limit"]),
+        used=str(denial["used"]),
+        requested=str(denial["requested"]),
+    )

@@ -1,0 +1,552 @@
+"""Create bodies: what passes, what is refused by name, what is bounded; and the property that ties them together."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from worlds import STUDENT
+
+from ds01.common.limits import Policies
+from ds01.docker_shim.fields import CONFIG, EXEC_CREATE, EXEC_START, HOST_CONFIG, Use, judge
+from ds01.docker_shim.guard import vet
+from ds01.docker_shim.model import EngineFacts, GpuWish, HealthTimes, Json, Origin, Owner, Reason, Refused, Wish
+from ds01.docker_shim.rewrite import DS01_LABELS, Built, backstop, bound, build
+from ds01.docker_shim.strictjson import dump, parse_object
+from ds01.docker_shim.wish import parse_name, parse_wish
+
+OWNER = Owner(1001, "alice", "student", "ds01-student-alice.slice")
+ORIGIN = Origin("req-12345678", "docker", "train")
+FULL_ENGINE = EngineFacts(cpu_quota=True, cpu_shares=True, memory=True, swap=True, pids=True)
+BARE_ENGINE = EngineFacts(cpu_quota=False, cpu_shares=False, memory=False, swap=False, pids=False)
+
+CLI_26 = json.loads(
+    """{"Hostname":"","Domainname":"","User":"","AttachStdin":false,"AttachStdout":true,"AttachStderr":true,
+    "Tty":false,"OpenStdin":false,"StdinOnce":false,"Env":null,"Cmd":["echo","hi"],"Image":"busybox","Volumes":{},
+    "WorkingDir":"","Entrypoint":null,"OnBuild":null,"Labels":{},"HostConfig":{"Binds":null,"ContainerIDFile":"",
+    "LogConfig":{"Type":"","Config":{}},"NetworkMode":"default","PortBindings":{},"RestartPolicy":{"Name":"no",
+    "MaximumRetryCount":0},"AutoRemove":true,"VolumeDriver":"","VolumesFrom":null,"ConsoleSize":[24,80],"CapAdd":null,
+    "CapDrop":null,"CgroupnsMode":"","Dns":[],"DnsOptions":[],"DnsSearch":[],"ExtraHosts":null,"GroupAdd":null,
+    "IpcMode":"","Cgroup":"","Links":null,"OomScoreAdj":0,"PidMode":"","Privileged":false,"PublishAllPorts":false,
+    "ReadonlyRootfs":false,"SecurityOpt":null,"UTSMode":"","UsernsMode":"","ShmSize":0,"Isolation":"","CpuShares":0,
+    "Memory":0,"NanoCpus":0,"CgroupParent":"","BlkioWeight":0,"BlkioWeightDevice":[],"BlkioDeviceReadBps":[],
+    "BlkioDeviceWriteBps":[],"BlkioDeviceReadIOps":[],"BlkioDeviceWriteIOps":[],"CpuPeriod":0,"CpuQuota":0,
+    "CpuRealtimePeriod":0,"CpuRealtimeRuntime":0,"CpusetCpus":"","CpusetMems":"","Devices":[],
+    "DeviceCgroupRules":null,"DeviceRequests":[{"Driver":"","Count":1,"DeviceIDs":null,"Capabilities":[["gpu"]],
+    "Options":{}}],"MemoryReservation":0,"MemorySwap":0,"MemorySwappiness":-1,"OomKillDisable":false,"PidsLimit":0,
+    "Ulimits":[],"CpuCount":0,"CpuPercent":0,"IOMaximumIOps":0,"IOMaximumBandwidth":0,"MaskedPaths":null,
+    "ReadonlyPaths":null},"NetworkingConfig":{"EndpointsConfig":{"default":{"IPAMConfig":null,"Links":null,
+    "Aliases":null,"MacAddress":"","DriverOpts":null,"NetworkID":"","EndpointID":"","Gateway":"","IPAddress":"",
+    "IPPrefixLen":0,"IPv6Gateway":"","GlobalIPv6Address":"","GlobalIPv6PrefixLen":0,"DNSNames":null}}}}"""
+)
+"""What the docker CLI sends for `docker run --rm --gpus 1 busybox echo hi`."""
+
+SDK: dict[str, Json] = {
+    "Hostname": None,
+    "Domainname": None,
+    "ExposedPorts": None,
+    "User": None,
+    "Tty": False,
+    "OpenStdin": False,
+    "StdinOnce": False,
+    "AttachStdin": False,
+    "AttachStdout": True,
+    "AttachStderr": True,
+    "Env": None,
+    "Cmd": ["true"],
+    "Image": "busybox",
+    "Volumes": None,
+    "NetworkDisabled": False,
+    "Entrypoint": None,
+    "WorkingDir": None,
+    "HostConfig": {"NetworkMode": "default", "Privileged": False, "CapAdd": None, "Binds": [], "Devices": []},
+    "NetworkingConfig": None,
+    "MacAddress": None,
+    "Labels": None,
+    "StopSignal": None,
+    "Healthcheck": None,
+    "StopTimeout": None,
+    "Runtime": None,
+}
+"""What docker-py sends for a plain run."""
+
+
+def wish_of(host: dict[str, Any] | None = None, **config: Any) -> Wish | Refused:
+    return parse_wish({"Image": "busybox", **config, "HostConfig": host or {}}, 1)
+
+
+def body_of(wish: Wish | Refused, engine: EngineFacts = FULL_ENGINE, image: HealthTimes | None = None) -> Built:
+    assert isinstance(wish, Wish)
+    sizes = bound(wish, STUDENT)
+    assert not isinstance(sizes, Refused)
+    lease = "l-1" if wish.gpus.units else ""
+    built = build(wish, sizes, OWNER, ORIGIN, lease, backstop(STUDENT, Policies()), engine, image)
+    assert vet(built.body, OWNER.uid, STUDENT) == ""
+    return built
+
+
+def host_of(built: Built) -> dict[str, Json]:
+    host = built.body["HostConfig"]
+    assert isinstance(host, dict)
+    return host
+
+
+@pytest.mark.parametrize("body", [CLI_26, SDK], ids=["docker CLI 26", "docker-py"])
+def test_what_real_clients_send_for_nothing_special_passes(body: dict[str, Json]) -> None:
+    built = body_of(parse_wish(body, 1))
+    assert built.warnings == ()
+    assert host_of(built)["CgroupParent"] == OWNER.slice
+
+
+def test_a_gpu_request_becomes_the_lease_and_nothing_else() -> None:
+    assert host_of(body_of(parse_wish(CLI_26, 1)))["DeviceRequests"] == [
+        {"Driver": "cdi", "DeviceIDs": ["ds01.io/gpu=l-1"]}
+    ]
+    assert "DeviceRequests" not in host_of(body_of(wish_of()))
+
+
+REFUSED_HOST: list[tuple[str, Json]] = [
+    ("Binds", ["/:/host"]),
+    ("Mounts", [{"Type": "bind", "Source": "/", "Target": "/host"}]),
+    ("Tmpfs", {"/x": ""}),
+    ("VolumesFrom", ["other"]),
+    ("VolumeDriver", "local"),
+    ("NetworkMode", "host"),
+    ("NetworkMode", "none"),
+    ("NetworkMode", "container:other"),
+    ("PortBindings", {"80/tcp": [{"HostPort": "80"}]}),
+    ("PublishAllPorts", True),
+    ("Links", ["other:x"]),
+    ("Dns", ["1.1.1.1"]),
+    ("ExtraHosts", ["a:1.2.3.4"]),
+    ("Privileged", True),
+    ("CapAdd", ["SYS_ADMIN"]),
+    ("CapDrop", ["ALL"]),
+    ("SecurityOpt", ["seccomp=unconfined"]),
+    ("Devices", [{"PathOnHost": "/dev/nvidia0"}]),
+    ("DeviceCgroupRules", ["b *:* rwm"]),
+    ("Runtime", "nvidia"),
+    ("CgroupParent", "/escaped"),
+    ("Cgroup", "container:x"),
+    ("CgroupnsMode", "host"),
+    ("IpcMode", "host"),
+    ("IpcMode", "shareable"),
+    ("PidMode", "host"),
+    ("UTSMode", "host"),
+    ("UsernsMode", "host"),
+    ("GroupAdd", ["0"]),
+    ("Annotations", {"org.systemd.property.TasksMax": "uint64 1"}),
+    ("Annotations", {"cdi.k8s.io/x": "ds01.io/gpu=l-2"}),
+    ("LogConfig", {"Type": "syslog", "Config": {"syslog-address": "unix:///run/ds01/allocator.sock"}}),
+    ("LogConfig", {"Type": "json-file", "Config": {"max-size": "1g"}}),
+    ("LogConfig", {"Type": "journald"}),
+    ("OomScoreAdj", -1000),
+    ("OomScoreAdj", 500),
+    ("OomKillDisable", True),
+    ("Ulimits", [{"Name": "nofile", "Soft": 1, "Hard": 1}]),
+    ("Sysctls", {"net.ipv4.ip_forward": "1"}),
+    ("StorageOpt", {"size": "1G"}),
+    ("ReadonlyRootfs", True),
+    ("MaskedPaths", []),
+    ("ReadonlyPaths", []),
+    ("MemorySwappiness", 60),
+    ("KernelMemory", 1),
+    ("CpusetCpus", "0"),
+    ("CpuRealtimeRuntime", 1),
+    ("BlkioWeight", 10),
+    ("BlkioDeviceReadBps", [{"Path": "/dev/sda", "Rate": 1}]),
+    ("Isolation", "hyperv"),
+]
+
+
+@pytest.mark.parametrize(("field", "value"), REFUSED_HOST)
+def test_a_host_config_field_outside_the_list_is_refused_by_name(field: str, value: Json) -> None:
+    for spelling in (field, field.lower(), field.upper()):
+        refused = wish_of({spelling: value})
+        assert isinstance(refused, Refused)
+        assert refused.reason is Reason.FIELD
+        assert f"HostConfig.{field}" in refused.message
+        assert refused.hint
+
+
+@pytest.mark.parametrize(
+    ("config", "status"),
+    [
+        ({"Volumes": {"/data": {}}}, 403),
+        ({"MacAddress": "02:00:00:00:00:01"}, 403),
+        ({"Runtime": "nvidia"}, 403),
+        ({"Labels": {"ds01.uid": "0"}}, 403),
+        ({"Labels": {"DS01.lease": "l-2"}}, 403),
+        ({"NetworkingConfig": {"EndpointsConfig": {"host": {}}}}, 403),
+        ({"NetworkingConfig": {"EndpointsConfig": {"default": {"IPAddress": "1.2.3.4"}}}}, 403),
+        ({"NetworkingConfig": {"EndpointsConfig": {"default": {"New": 1}}}}, 403),
+        ({"NetworkingConfig": {"New": 1}}, 403),
+        ({"NewField": 1}, 403),
+        ({"Image": ""}, 400),
+        ({"Image": "../containers/x"}, 400),
+        ({"Image": "a/../b"}, 400),
+        ({"Image": "a//b"}, 400),
+        ({"Image": "a?x=1"}, 400),
+        ({"Image": 5}, 400),
+        ({"Env": "A=1"}, 400),
+        ({"Env": [1]}, 400),
+        ({"Cmd": {"a": 1}}, 400),
+        ({"Tty": "yes"}, 400),
+        ({"StopTimeout": 2**70}, 400),
+        ({"User": "a\0b"}, 400),
+        ({"Healthcheck": {"New": 1}}, 403),
+        ({"Healthcheck": {"Test": "x"}}, 400),
+        ({"image": "busybox"}, 400),
+        ({"ExposedPorts": {"80/tcp": {"HostPort": "80"}}}, 400),
+    ],
+)
+def test_config_fields_are_judged(config: dict[str, Any], status: int) -> None:
+    refused = wish_of(**config)
+    assert isinstance(refused, Refused)
+    assert refused.status == status
+
+
+def test_two_spellings_of_one_field_are_refused() -> None:
+    for twice in ({"Memory": 1, "memory": 2}, {"\u212aernelMemory": 1, "KernelMemory": 0}):
+        refused = wish_of(dict(twice))
+        assert isinstance(refused, Refused)
+
+
+def test_a_key_that_go_would_fold_is_judged_as_the_field() -> None:
+    refused = wish_of({"Bind\u017f": ["/:/host"]})
+    assert isinstance(refused, Refused)
+    assert "HostConfig.Binds" in refused.message
+
+
+@pytest.mark.parametrize(
+    ("request_", "units"),
+    [
+        ({"Count": 1, "Capabilities": [["gpu"]]}, 1),
+        ({"Count": 2, "Driver": "nvidia", "Capabilities": [["gpu", "compute", "utility"]]}, 2),
+        ({"Count": -1, "Capabilities": [["gpu"]]}, 1),
+        ({"Count": 0}, 0),
+        ({"Driver": "cdi", "DeviceIDs": ["ds01.io/gpu=l-2"]}, None),
+        ({"Driver": "cdi", "DeviceIDs": ["nvidia.com/gpu=all"]}, None),
+        ({"DeviceIDs": ["0:1"], "Capabilities": [["gpu"]]}, None),
+        ({"Driver": "amd", "Count": 1}, None),
+        ({"Count": 1, "Capabilities": [["tpu"]]}, None),
+        ({"Count": 1, "Capabilities": "gpu"}, None),
+        ({"Count": 1, "Options": {"a": "b"}}, None),
+        ({"Count": -2}, None),
+        ({"Count": "1"}, None),
+        ({"Count": 1, "New": 1}, None),
+    ],
+)
+def test_gpu_requests(request_: dict[str, Json], units: int | None) -> None:
+    wish = wish_of({"DeviceRequests": [request_]})
+    assert (wish.gpus.units if isinstance(wish, Wish) else None) == units
+    if isinstance(wish, Wish) and request_.get("Count") == -1:
+        assert "--gpus all" in body_of(wish).warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("host", "limit", "requested"),
+    [
+        ({"Memory": 64 << 30}, "32 GiB", "64 GiB"),
+        ({"MemorySwap": 64 << 30}, "32 GiB", "64 GiB"),
+        ({"MemorySwap": -1}, "32 GiB", "no limit"),
+        ({"Memory": 1 << 30, "MemoryReservation": 2 << 30}, "1 GiB", "2 GiB"),
+        ({"NanoCpus": 64_000_000_000}, "16 CPUs", "64 CPUs"),
+        ({"CpuQuota": 2_000_000, "CpuPeriod": 100_000}, "16 CPUs", "20 CPUs"),
+        ({"CpuQuota": 100_000, "CpuPeriod": 1000}, "16 CPUs", "100 CPUs"),
+        ({"PidsLimit": 5000}, "4096 processes", "5000 processes"),
+        ({"ShmSize": 9 << 30}, "8 GiB", "9 GiB"),
+    ],
+)
+def test_more_than_the_limit_is_refused_with_both_numbers(host: dict[str, Any], limit: str, requested: str) -> None:
+    wish = wish_of(host)
+    assert isinstance(wish, Wish)
+    refused = bound(wish, STUDENT)
+    assert isinstance(refused, Refused)
+    assert (refused.status, refused.limit, refused.requested) == (403, limit, requested)
+    assert limit in refused.sentence
+    assert requested in refused.sentence
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        {"NanoCpus": 1, "CpuQuota": 1},
+        {"CpuQuota": 1000, "CpuPeriod": 1},
+        {"CpuShares": 1},
+        {"Memory": -5},
+        {"NanoCpus": -1},
+        {"ShmSize": -1},
+        {"Memory": 4 << 30, "MemorySwap": 1 << 30},
+        {"RestartPolicy": {"Name": "sometimes"}},
+        {"RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": -1}},
+        {"ConsoleSize": [1]},
+        {"ConsoleSize": [1, 70000]},
+        {"Memory": True},
+        {"AutoRemove": 2},
+    ],
+)
+def test_sizes_that_make_no_sense_are_malformed(host: dict[str, Any]) -> None:
+    wish = wish_of(host)
+    refused = wish if isinstance(wish, Refused) else bound(wish, STUDENT)
+    assert isinstance(refused, Refused)
+    assert refused.status == 400
+
+
+def test_what_is_not_said_is_set_to_the_limit() -> None:
+    host = host_of(body_of(wish_of()))
+    assert (host["Memory"], host["MemorySwap"], host["NanoCpus"]) == (32 << 30, 32 << 30, 16_000_000_000)
+    assert (host["PidsLimit"], host["ShmSize"]) == (4096, 8 << 30)
+
+
+def test_what_is_said_is_kept() -> None:
+    asked = {
+        "Memory": 1 << 30,
+        "CpuQuota": 150_000,
+        "PidsLimit": 100,
+        "ShmSize": 1 << 20,
+        "CpuShares": 512,
+        "Init": True,
+    }
+    host = host_of(body_of(wish_of({**asked, "RestartPolicy": {"Name": "always"}, "AutoRemove": False})))
+    assert (host["Memory"], host["NanoCpus"], host["PidsLimit"]) == (1 << 30, 1_500_000_000, 100)
+    assert (host["CpuShares"], host["Init"]) == (512, True)
+    assert host["RestartPolicy"] == {"Name": "always", "MaximumRetryCount": 0}
+
+
+def test_limits_that_the_engine_cannot_apply_go_to_the_scope() -> None:
+    host = host_of(body_of(wish_of({"NanoCpus": 2_000_000_000}), BARE_ENGINE))
+    assert not {"NanoCpus", "Memory", "MemorySwap", "PidsLimit", "CpuShares"} & set(host)
+    annotations = host["Annotations"]
+    assert isinstance(annotations, dict)
+    assert annotations["org.systemd.property.CPUQuotaPerSecUSec"] == "uint64 2000000"
+    assert annotations["org.systemd.property.MemoryMax"] == f"uint64 {32 << 30}"
+    assert annotations["org.systemd.property.TasksMax"] == "uint64 4096"
+
+
+def test_the_backstop_is_runtime_extensions_and_a_day() -> None:
+    assert backstop(STUDENT, Policies()) == {
+        "org.systemd.property.RuntimeMaxUSec": f"uint64 {(48 + 72 + 24) * 3600 * 1_000_000}",
+        "org.systemd.property.TimeoutStopUSec": "uint64 60000000",
+    }
+
+
+def test_every_label_of_the_closed_set_is_written() -> None:
+    labels = body_of(wish_of(Labels={"mine": "x"})).body["Labels"]
+    assert isinstance(labels, dict)
+    assert set(labels) == {"mine", *DS01_LABELS}
+    assert (labels["ds01.uid"], labels["ds01.lease"], labels["ds01.protected"]) == ("1001", "", "")
+
+
+def test_nvidia_variables_are_removed_with_a_word() -> None:
+    built = body_of(wish_of(Env=["A=1", "NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_DRIVER_CAPABILITIES=all"]))
+    assert built.body["Env"] == ["A=1", "NVIDIA_VISIBLE_DEVICES=void"]
+    assert "--gpus" in built.warnings[0]
+    assert body_of(wish_of()).body["Env"] == ["NVIDIA_VISIBLE_DEVICES=void"]
+
+
+SECOND = 1_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("own", "image", "sent"),
+    [
+        (None, None, None),
+        (None, HealthTimes(30 * SECOND), None),
+        (None, HealthTimes(1_000_000), {"Interval": 5 * SECOND}),
+        (None, HealthTimes(0, 1), {"StartInterval": 5 * SECOND}),
+        ({"Interval": SECOND}, None, {"Interval": 5 * SECOND}),
+        ({"Test": ["NONE"]}, HealthTimes(1), {"Test": ["NONE"], "Interval": 5 * SECOND}),
+        ({"Interval": 60 * SECOND}, HealthTimes(1), {"Interval": 60 * SECOND}),
+        ({"Interval": -1}, None, {"Interval": 5 * SECOND}),
+        ({}, None, None),
+    ],
+)
+def test_health_checks_are_not_more_often_than_every_five_seconds(
+    own: dict[str, Json] | None, image: HealthTimes | None, sent: dict[str, Json] | None
+) -> None:
+    built = body_of(wish_of(Healthcheck=own), image=image)
+    assert built.body.get("Healthcheck") == sent
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        (b'{"a":1,"a":2}', "twice"),
+        (b'{"a":{"b":1,"b":2}}', "twice"),
+        (b"[]", "object"),
+        (b'"x"', "object"),
+        (b"{", "JSON"),
+        (b"{}{}", "JSON"),
+        (b'{"a":1.5}', "whole"),
+        (b'{"a":1e3}', "whole"),
+        (b'{"a":NaN}', "NaN"),
+        (b'{"a":-Infinity}', "Infinity"),
+        (b'{"a":"\xff"}', "UTF-8"),
+        (b'{"a":"\\ud800"}', "surrogate"),
+        (b'{"\\udfff":1}', "surrogate"),
+        (b"\xef\xbb\xbf{}", "JSON"),
+        (b'{"a":' + b"[" * 17 + b"]" * 17 + b"}", "deeper"),
+        (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "brackets"),
+        (b'{"a":' + b"9" * 5000 + b"}", "JSON"),
+        (b'{"a":"' + b"x" * (1 << 20) + b'"}', "bytes"),
+    ],
+)
+def test_doubtful_json_is_refused(text: bytes, word: str) -> None:
+    refused = parse_object(text)
+    assert isinstance(refused, Refused)
+    assert refused.status == 400
+    assert word in refused.message
+
+
+@pytest.mark.parametrize("text", [b"", b"null", b" {} ", b"{}\n"])
+def test_an_empty_body_is_an_empty_object(text: bytes) -> None:
+    assert parse_object(text) == {}
+
+
+@pytest.mark.parametrize(
+    ("table", "body", "passes"),
+    [
+        (EXEC_CREATE, {"Cmd": ["sh"], "Tty": True, "User": "root", "Privileged": False, "ConsoleSize": None}, True),
+        (EXEC_CREATE, {"Cmd": ["sh"], "Privileged": True}, False),
+        (EXEC_CREATE, {"Cmd": ["sh"], "privileged": True}, False),
+        (EXEC_CREATE, {"Cmd": ["sh"], "New": 1}, False),
+        (EXEC_START, {"Detach": False, "Tty": True, "ConsoleSize": [24, 80]}, True),
+        (EXEC_START, {"Detach": 1}, False),
+        (EXEC_START, {"Cmd": ["x"]}, False),
+    ],
+)
+def test_exec_bodies(table: dict[str, Any], body: dict[str, Json], passes: bool) -> None:
+    assert isinstance(judge(table, body, ""), dict) is passes
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [("", ""), ("train", "train"), ("/train", "train"), ("a.b_c-d", "a.b_c-d"), ("deadbeefcafex", "deadbeefcafex")],
+)
+def test_container_names_that_pass(name: str, found: str) -> None:
+    assert parse_name(name) == found
+
+
+@pytest.mark.parametrize("name", ["a", "-a", "a/b", "../x", "a b", "a" * 200, "\u00e9a", "deadbeefcafe", "0" * 64])
+def test_container_names_that_are_refused(name: str) -> None:
+    assert isinstance(parse_name(name), Refused)
+
+
+TAMPERED: list[tuple[str, Any]] = [
+    ("HostConfig.Binds", ["/:/host"]),
+    ("HostConfig.Privileged", True),
+    ("HostConfig.CgroupParent", "docker.slice"),
+    ("HostConfig.CgroupParent", "ds01-student.slice"),
+    ("HostConfig.CapDrop", []),
+    ("HostConfig.NetworkMode", "host"),
+    ("HostConfig.OomScoreAdj", -1),
+    ("HostConfig.LogConfig", {"Type": "syslog"}),
+    ("HostConfig.Annotations", {}),
+    ("HostConfig.Memory", 33 << 30),
+    ("HostConfig.Memory", 0),
+    ("HostConfig.NanoCpus", 17_000_000_000),
+    ("HostConfig.ShmSize", 9 << 30),
+    ("HostConfig.PidsLimit", -1),
+    ("HostConfig.MemorySwap", -1),
+    ("HostConfig.DeviceRequests", [{"Driver": "cdi", "DeviceIDs": ["nvidia.com/gpu=all"]}]),
+    ("HostConfig.DeviceRequests", [{"Driver": "", "Count": -1}]),
+    ("Volumes", {"/x": {}}),
+    ("Labels", {}),
+    ("Env", ["NVIDIA_VISIBLE_DEVICES=all"]),
+    ("Healthcheck", {"Interval": 1}),
+]
+
+
+@pytest.mark.parametrize(("path", "value"), TAMPERED)
+def test_the_counter_check_finds_what_was_tampered_with(path: str, value: Json) -> None:
+    body = json.loads(dump(body_of(parse_wish(CLI_26, 1)).body))
+    *outer, key = path.split(".")
+    (body[outer[0]] if outer else body)[key] = value
+    assert vet(body, OWNER.uid, STUDENT)
+
+
+def test_the_counter_check_wants_the_owner() -> None:
+    assert vet(body_of(wish_of()).body, 1002, STUDENT)
+
+
+scalars = st.none() | st.booleans() | st.integers(-(2**65), 2**65) | st.text(max_size=12)
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=12), inner, max_size=3),
+    max_leaves=8,
+)
+sizes = st.integers(-2, 40 << 30)
+host_fields = st.dictionaries(st.sampled_from(sorted(HOST_CONFIG)), values, max_size=3)
+plausible_host = st.fixed_dictionaries(
+    {},
+    optional={
+        "Memory": sizes,
+        "MemorySwap": sizes,
+        "NanoCpus": st.integers(-1, 20 * 10**9),
+        "CpuQuota": st.integers(-1, 3_000_000),
+        "CpuPeriod": st.integers(0, 1_100_000),
+        "CpuShares": st.integers(0, 3000),
+        "PidsLimit": st.integers(-1, 6000),
+        "ShmSize": sizes,
+        "AutoRemove": st.booleans(),
+        "Init": st.booleans() | st.none(),
+        "RestartPolicy": st.fixed_dictionaries({"Name": st.sampled_from(["", "no", "always", "on-failure", "x"])}),
+        "DeviceRequests": st.lists(st.fixed_dictionaries({"Count": st.integers(-2, 3)}), max_size=2),
+    },
+)
+config_fields = st.dictionaries(st.sampled_from(sorted(set(CONFIG) - {"HostConfig", "Image"})), values, max_size=3)
+plausible_config = st.fixed_dictionaries(
+    {},
+    optional={
+        "Env": st.lists(st.sampled_from(["A=1", "NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_X", ""]), max_size=4),
+        "Labels": st.dictionaries(st.text(max_size=10), st.text(max_size=5), max_size=3),
+        "Healthcheck": st.fixed_dictionaries({"Interval": st.integers(-5, 10 * SECOND)}),
+        "Cmd": st.lists(st.text(max_size=5), max_size=3),
+    },
+)
+engines = st.builds(EngineFacts, *(st.booleans() for _ in range(5)))
+images = st.none() | st.builds(HealthTimes, st.integers(-5, 10 * SECOND), st.integers(0, 10 * SECOND))
+
+
+@settings(max_examples=400, deadline=None)
+@given(host_fields | plausible_host, config_fields | plausible_config, engines, images)
+def test_whatever_is_built_passes_the_guard_again(
+    host: dict[str, Json], config: dict[str, Json], engine: EngineFacts, image: HealthTimes | None
+) -> None:
+    try:
+        sent = json.dumps({**config, "Image": "busybox", "HostConfig": host}, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return
+    untrusted = parse_object(sent)
+    if isinstance(untrusted, Refused):
+        return
+    wish = parse_wish(untrusted, 1)
+    if isinstance(wish, Refused):
+        return
+    sizes = bound(wish, STUDENT)
+    if isinstance(sizes, Refused):
+        return
+    lease = "l-0a1b2c" if wish.gpus.units else ""
+    built = build(wish, sizes, OWNER, ORIGIN, lease, backstop(STUDENT, Policies()), engine, image)
+    again = json.loads(dump(built.body))
+    assert vet(again, OWNER.uid, STUDENT) == ""
+    assert again == built.body
+
+
+def test_every_field_that_passes_has_a_shape_and_every_refusal_a_flag() -> None:
+    for table in (CONFIG, HOST_CONFIG, EXEC_CREATE):
+        for name, field in table.items():
+            if field.use is Use.REFUSE:
+                assert field.flag, name
+                assert field.why, name
+
+
+def test_a_wish_without_gpus_has_none() -> None:
+    wish = wish_of()
+    assert isinstance(wish, Wish)
+    assert replace(wish).gpus == GpuWish()
