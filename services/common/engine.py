@@ -83,6 +83,12 @@ class Engine:
         listed = _successful(await self.request("GET", "/containers/json", query)).json()
         return await self.inspect(listed[0]["Id"]) if listed else None
 
+    async def start(self, container: str) -> None:
+        """Start the container with this id; one that runs already is no error."""
+        response = await self.request("POST", f"/containers/{container}/start")
+        if response.status != 304:
+            _successful(response)
+
     async def answers(self) -> None:
         """Return if the engine answers at all."""
         _successful(await self.request("GET", "/_ping"))
@@ -181,6 +187,8 @@ def container_facts(raw: Mapping[str, Any]) -> ContainerFacts:
         ever_started=not str(state.get("StartedAt", "")).startswith("0001-"),
         pid=int(state.get("Pid") or 0),
         cgroup_parent=raw["HostConfig"].get("CgroupParent", ""),
+        restart_policy=(raw["HostConfig"].get("RestartPolicy") or {}).get("Name") or "no",
+        error=str(state.get("Error") or ""),
     )
 
 

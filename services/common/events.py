@@ -90,6 +90,18 @@ EVENTS: dict[str, EventKind] = {
         "The MIG layout or the GPU is not there, so no device entry is written and the container can't start.\n"
         "Make the MIG instances again with the site's MIG service and look at 'ds01 status'.",
     ),
+    "container.restarted": EventKind(
+        "68b8be8c8e6e4dd494d16b675c9537f7",
+        Priority.NOTICE,
+        "Container '@DS01_CONTAINER_NAME@' was started again",
+        "Its restart policy asked for it and the engine had given up, since its GPU was not there at that moment.",
+    ),
+    "container.restart-failed": EventKind(
+        "4a70687ea5d1429fa3f66e3a8f241830",
+        Priority.NOTICE,
+        "Container '@DS01_CONTAINER_NAME@' of @DS01_USER@ could not be started again",
+        "The engine says: @DS01_REASON@. Its GPU is held until the hold is over; 'docker start' tries again.",
+    ),
     "access.refused": EventKind(
         "1bcbc70a55734c28843ff4cce9face02",
         Priority.INFO,

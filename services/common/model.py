@@ -150,3 +150,14 @@ class ContainerFacts:
     ever_started: bool
     pid: int
     cgroup_parent: str
+    restart_policy: str = "no"
+    error: str = ""
+
+    @property
+    def lost_its_restart(self) -> bool:
+        """The engine gave up on a restart because a device could not be had, and will not try again by itself.
+
+        Docker restarts containers at its own start before it knows CDI at all ("could not select device driver
+        "cdi""), and never retries a restart whose CDI device was missing at that moment.
+        """
+        return self.restart_policy != "no" and not self.running and "cdi" in self.error.lower()

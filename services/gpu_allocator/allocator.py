@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Protocol
 
-from ds01.common.errors import Ds01Error, Unavailable
+from ds01.common.errors import Ds01Error, EngineRefused, Unavailable
 from ds01.common.events import Event, EventLog
 from ds01.common.inventory import Inventory
 from ds01.common.limits import Limits, Policy
@@ -47,6 +47,7 @@ class EngineView(Protocol):
 
     async def answers(self) -> None: ...
     async def inspect(self, reference: str) -> ContainerFacts | None: ...
+    async def start(self, container: str) -> None: ...
     async def find_leased(self, lease: str) -> ContainerFacts | None: ...
 
 
@@ -199,6 +200,8 @@ class Allocator:
             if lease is not None:
                 facts = await self._container_of(lease)
                 self._see(self._book.find(lease_id), facts)
+                if facts is not None and facts.lost_its_restart:
+                    await self._start_again(lease, facts)
         if self._book.find(lease_id) is None:
             self._looks.pop(lease_id, None)
 
@@ -215,9 +218,13 @@ class Allocator:
         self._set_alarm()
 
     async def look_at_gpus(self) -> None:
-        """Read the inventory, so that device entries follow GPUs that come and go."""
+        """Read the inventory, so that device entries follow GPUs that come and go, and containers theirs."""
+        waiting = [lease.id for lease in self._book.leases if not self._book.is_complete(lease)]
         try:
             await self._fresh_inventory(max_age_s=0.0)
+            for lease in self._book.leases:
+                if lease.id in waiting and self._book.is_complete(lease) and self._engine_known:
+                    await self.observe(lease.id)
         except Unavailable as exc:
             _logger.debug("%s", exc)
 
@@ -231,6 +238,18 @@ class Allocator:
             return verdict
         units = tuple(LeasedUnit(unit.key, unit.name, unit.profile, unit.size) for unit in verdict.units)
         return self._committed(Change(replace(blank, units=units), event, "within quota, and free"))
+
+    async def _start_again(self, lease: Lease, facts: ContainerFacts) -> None:
+        """The engine gave up on a restart for want of a device: do it now that the device is there, or say why not."""
+        if facts.owner_uid != lease.uid or facts.id != lease.container or not self._book.is_complete(lease):
+            return
+        try:
+            await self._engine.start(facts.id)
+        except EngineRefused as exc:
+            self._book.note(_about("container.restart-failed", lease, facts, exc.message))
+            return
+        self._see(self._book.find(lease.id), await self._container_of(lease))
+        self._book.note(_about("container.restarted", lease, facts, facts.error))
 
     def _see(self, lease: Lease | None, facts: ContainerFacts | None) -> None:
         if lease is None:
@@ -332,6 +351,22 @@ class Allocator:
         if ends and self._engine_known:
             delay_s = max(0.05, min(ends) - self._clock())
             self._alarm = asyncio.get_running_loop().call_later(delay_s, self.tick)
+
+
+def _about(name: str, lease: Lease, facts: ContainerFacts, reason: str) -> Event:
+    done = "started again" if name == "container.restarted" else "not started again"
+    return Event(
+        name,
+        f"Container '{facts.name}' of {lease.user} was {done}: {reason}",
+        user=lease.user,
+        uid=lease.uid,
+        group=lease.group,
+        lease=lease.id,
+        gpu=lease.unit_names,
+        container=facts.id,
+        container_name=facts.name,
+        reason=reason,
+    )
 
 
 def _denied(lease: Lease, verdict: Denied) -> Event:

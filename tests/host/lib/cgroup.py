@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from lib import kernel
-from lib.places import CGROUP
+from lib.places import CGROUP, SYSTEMD
 
 _MOUNT = Path("/sys/fs/cgroup")
 _EMPTY_WITHIN_S = 10.0
@@ -76,7 +76,7 @@ def _see_unified() -> None:
 
 def _parent() -> Path:
     """Below the root where nobody manages the tree, else below the scope that systemd gave us."""
-    if not Path("/run/systemd/system").is_dir():
+    if not SYSTEMD.is_dir():
         return _MOUNT / CGROUP
     lines = Path("/proc/self/cgroup").read_text().splitlines()
     own = next(line.removeprefix("0::") for line in lines if line.startswith("0::"))

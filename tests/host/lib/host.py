@@ -12,13 +12,12 @@ import socket
 import struct
 import subprocess
 import sys
-import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lib import model, session
 from lib.model import Phase, Plan, Request, State
-from lib.places import CACHE, HOSTS, TESTHOST, HostError, HostPlaces, host_places
+from lib.places import CACHE, HOSTS, SYSTEMD, TESTHOST, HostError, HostPlaces, host_places
 
 _ANSWER_WITHIN_S = 90.0
 _DOWN_WITHIN_S = 30.0
@@ -107,9 +106,9 @@ def _one_at_a_time() -> Iterator[None]:
 def _spawn(name: str) -> subprocess.Popen[bytes]:
     """Starts the supervisor; where systemd manages the machine, in a scope that owns its cgroups."""
     argv = [sys.executable, "-P", str(TESTHOST), "_supervise", name]
-    if Path("/run/systemd/system").is_dir():
+    if SYSTEMD.is_dir():
         scope = ["systemd-run", "--quiet", "--scope", "--collect", "--property=Delegate=yes"]
-        argv = [*scope, f"--unit=ds01-testhost-{name}-{os.getpid()}", "--", *argv]
+        argv = [*scope, f"--unit={host_places(name).scope}", "--", *argv]
     with host_places(name).console.open("ab") as console:
         return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True)
 
@@ -216,7 +215,7 @@ def save_journal(state: State, file: Path) -> None:
 
 def new_unit() -> str:
     """A name for the unit of one exec."""
-    return f"testhost-exec-{uuid.uuid4().hex[:12]}.service"
+    return f"testhost-exec-{os.urandom(6).hex()}.service"
 
 
 def execute(state: State, user: str, argv: Sequence[str], *, tty: bool) -> int:

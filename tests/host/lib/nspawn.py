@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from pathlib import Path
@@ -14,6 +15,8 @@ REBOOT = 133  # systemd-nspawn's status when the host inside asked for a reboot
 
 def boot(places: HostPlaces, group: Path, notify: Path) -> subprocess.Popen[bytes]:
     """Starts the host in its cgroup; systemd-nspawn tells the leader's pid and readiness on `notify`."""
+
+    forget_last_boot(places)
 
     def enter() -> None:
         kernel.die_with_parent()
@@ -36,12 +39,23 @@ def boot(places: HostPlaces, group: Path, notify: Path) -> subprocess.Popen[byte
         )
 
 
+def forget_last_boot(places: HostPlaces) -> None:
+    """systemd-nspawn 256 and newer refuse to start where one that was killed has left its exported sockets."""
+    for kind in ("unix-export", "propagate"):
+        folder = Path("/run/systemd/nspawn") / kind / places.cgroup
+        if folder.exists():
+            subprocess.run(["umount", "--lazy", folder], check=False, capture_output=True)
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
 def _command(places: HostPlaces) -> list[str]:
     return [
         "systemd-nspawn",
         "--quiet",
         f"--directory={places.root}",
-        f"--machine={places.name}",
+        f"--machine={places.cgroup}",
+        f"--hostname={places.name}",
         "--register=no",
         "--keep-unit",
         "--notify-ready=yes",

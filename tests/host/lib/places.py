@@ -15,6 +15,7 @@ CACHE = Path(os.environ.get("DS01_CACHE", "/var/cache/ds01"))
 IMAGES = CACHE / "images"
 HOSTS = CACHE / "hosts"
 CGROUP = "ds01-testhost"
+SYSTEMD = Path("/run/systemd/system")  # there where systemd manages the machine
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
 
@@ -37,6 +38,11 @@ class HostPlaces:
     def cgroup(self) -> str:
         """Name of its cgroup: another cache may have a host of the same name."""
         return f"{self.name}-{hashlib.sha256(os.fsencode(HOSTS)).hexdigest()[:8]}"
+
+    @property
+    def scope(self) -> str:
+        """The unit that holds it where systemd manages the machine."""
+        return f"{CGROUP}-{self.cgroup}.scope"
 
     @property
     def lock(self) -> Path:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from lib import cgroup, kernel, model, mounts, nspawn, world
 from lib.model import Answer, Phase, Plan, Request, State
-from lib.places import HostError, HostPlaces, host_places
+from lib.places import SYSTEMD, HostError, HostPlaces, host_places
 
 _BOOT_WITHIN_S = 60.0
 
@@ -45,12 +45,16 @@ def supervise(name: str) -> None:
 def sweep(name: str) -> None:
     """Takes away what a supervisor left that was killed."""
     places = host_places(name)
+    if SYSTEMD.is_dir():
+        for words in (["kill", "--signal=KILL"], ["stop"]):
+            subprocess.run(["systemctl", *words, places.scope], check=False, capture_output=True)
     kernel.enter_private_mounts()
     _clean(places, cgroup.existing(places.cgroup))
 
 
 def _clean(places: HostPlaces, group: Path) -> None:
     cgroup.remove(group)
+    nspawn.forget_last_boot(places)
     with contextlib.suppress(HostError):
         mounts.unmount_all(places)
     shutil.rmtree(places.folder, ignore_errors=True)

@@ -73,7 +73,7 @@ def test_a_call_is_answered(tmp_path: Path) -> None:
 
 def test_a_call_that_fails_names_its_reason(tmp_path: Path) -> None:
     async def scene(service: Service) -> None:
-        with pytest.raises(Unavailable, match="InvalidParameter|invalid"):
+        with pytest.raises(Unavailable, match=r"InvalidParameter|invalid"):
             await call(service.path, "io.ds01.Echo.Say", text=7)
         with pytest.raises(Unavailable):
             await call(service.path, "io.ds01.Echo.Nothing")

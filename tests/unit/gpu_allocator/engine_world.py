@@ -9,7 +9,7 @@ from typing import Any
 from worlds import REFERENCE_SITE
 
 from ds01.common.cdi import VendorSpec
-from ds01.common.errors import Unavailable
+from ds01.common.errors import EngineRefused, Unavailable
 from ds01.common.events import Event
 from ds01.common.inventory import Inventory
 from ds01.common.model import ContainerFacts, Unit
@@ -21,6 +21,8 @@ class EngineWorld:
 
     containers: dict[str, ContainerFacts] = field(default_factory=dict)
     silent: bool = False
+    start_error: str = ""
+    started: list[str] = field(default_factory=list)
 
     async def answers(self) -> None:
         self._speak()
@@ -32,6 +34,13 @@ class EngineWorld:
     async def find_leased(self, lease: str) -> ContainerFacts | None:
         self._speak()
         return next((facts for facts in self.containers.values() if facts.lease == lease), None)
+
+    async def start(self, container: str) -> None:
+        self._speak()
+        if self.start_error:
+            raise EngineRefused(500, self.start_error)
+        self.set(container, running=True)
+        self.started.append(container)
 
     def create(self, lease: str, uid: int) -> str:
         identity = f"c{len(self.containers)}-{lease}"

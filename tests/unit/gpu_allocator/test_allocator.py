@@ -278,3 +278,63 @@ def test_denials_are_in_the_ledger_and_in_the_journal(tmp_path: Path) -> None:
         assert (event.name, event.limit, event.requested) == ("gpu.denied", "2", "3")
 
     play(tmp_path, story)
+
+
+CDI_ERROR = 'could not select device driver "cdi" with capabilities: []'
+
+
+def gave_up(scene: Scene, identity: str, policy: str = "always") -> None:
+    """The engine came back and could not restart a container for want of its device."""
+    stopped = replace(scene.engine.containers[identity], running=False, restart_policy=policy, error=CDI_ERROR)
+    scene.engine.containers[identity] = stopped
+
+
+def test_a_restart_that_the_engine_gave_up_on_is_made_up_for(tmp_path: Path) -> None:
+    async def story(scene: Scene) -> None:
+        lease, identity = await scene.run(ALICE)
+        gave_up(scene, identity)
+        scene.crash()
+        await scene.allocator.look_at_gpus()
+        await scene.allocator.reconcile()
+        assert scene.engine.started == [identity]
+        assert state(scene, lease) is LeaseState.ACTIVE
+        assert "container.restarted" in scene.journal.names()
+
+    play(tmp_path, story)
+
+
+def test_a_container_without_a_restart_policy_is_left_alone(tmp_path: Path) -> None:
+    async def story(scene: Scene) -> None:
+        lease, identity = await scene.run(ALICE)
+        gave_up(scene, identity, policy="no")
+        await scene.allocator.observe(lease.id)
+        assert scene.engine.started == []
+
+    play(tmp_path, story)
+
+
+def test_nothing_is_started_while_its_unit_is_gone_and_it_is_when_it_comes_back(tmp_path: Path) -> None:
+    async def story(scene: Scene) -> None:
+        lease, identity = await scene.run(ALICE)
+        scene.gpus.units = REFERENCE_SITE[1:]
+        await scene.allocator.look_at_gpus()
+        gave_up(scene, identity)
+        await scene.allocator.observe(lease.id)
+        assert scene.engine.started == []
+        scene.gpus.units = REFERENCE_SITE
+        await scene.allocator.look_at_gpus()
+        assert scene.engine.started == [identity]
+
+    play(tmp_path, story)
+
+
+def test_a_restart_that_fails_again_is_told(tmp_path: Path) -> None:
+    async def story(scene: Scene) -> None:
+        lease, identity = await scene.run(ALICE)
+        gave_up(scene, identity)
+        scene.engine.start_error = "no such device"
+        await scene.allocator.observe(lease.id)
+        assert state(scene, lease) is LeaseState.HELD
+        assert scene.journal.events[-1].name == "container.restart-failed"
+
+    play(tmp_path, story)
