@@ -22,7 +22,10 @@ class Priority(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class EventKind:
-    """One row of the table. `subject` and `advice` make the catalogue entry; @FIELD@ is filled in by journalctl."""
+    """One row of the table. `subject` and `advice` make the catalogue entry.
+
+    They name fields and don't quote them: journalctl fills in @FIELD@ only for names without digits.
+    """
 
     message_id: str
     priority: Priority
@@ -34,85 +37,83 @@ EVENTS: dict[str, EventKind] = {
     "gpu.granted": EventKind(
         "f7112b81fc984e72b870cbee8c5522bd",
         Priority.INFO,
-        "GPU @DS01_GPU@ was leased to @DS01_USER@",
-        "The lease @DS01_LEASE@ belongs to container '@DS01_CONTAINER_NAME@'. Nobody else gets these units until it\n"
-        "is released. 'ds01 status' shows who holds what.",
+        "GPU units were leased",
+        "The message names the lease, the user and the container. Nobody else gets these units until the lease ends;\n"
+        "'ds01 status' shows who holds what.",
     ),
     "gpu.denied": EventKind(
         "bb0b1db5ba8147ed8afa596d578f39ec",
         Priority.INFO,
-        "@DS01_USER@ was refused a GPU: @DS01_REASON@",
-        "Requested: @DS01_REQUESTED@, in use: @DS01_USED@, limit: @DS01_LIMIT@. Limits come from\n"
-        "the policy; 'ds01 explain gpu' says what would be granted now.",
+        "A user was refused a GPU",
+        "DS01_REASON says why; DS01_REQUESTED, DS01_USED and DS01_LIMIT are the numbers. Limits come from the policy;\n"
+        "'ds01 explain gpu' says what would be granted now.",
     ),
     "gpu.bound": EventKind(
         "e9e020573a064124be636a15d32aaa9b",
         Priority.INFO,
-        "Lease @DS01_LEASE@ now belongs to a container that exists",
+        "A lease now belongs to a container that exists",
         "The container was created and has not started yet.",
     ),
     "gpu.activated": EventKind(
         "c891b97d8b874da78901f3b886ba1fd3",
         Priority.INFO,
-        "The container of lease @DS01_LEASE@ runs",
-        "GPU @DS01_GPU@ is in use by '@DS01_CONTAINER_NAME@'.",
+        "The container of a lease runs",
+        "Its GPU units are in use.",
     ),
     "gpu.held": EventKind(
         "c6ed128ac6844bb592145c664eb5be36",
         Priority.INFO,
-        "GPU @DS01_GPU@ is held for a stopped container",
-        "Container '@DS01_CONTAINER_NAME@' of @DS01_USER@ stopped. A start before the hold ends finds the same GPU;\n"
-        "removing the container frees it at once.",
+        "GPU units are held for a stopped container",
+        "A start before the hold ends finds the same units; removing the container frees them at once.",
     ),
     "gpu.renewed": EventKind(
         "9fb7a462821440ad875a3dc433d78675",
         Priority.INFO,
-        "Lease @DS01_LEASE@ has units again: @DS01_GPU@",
+        "A lease has units again",
         "Its container is being started after the hold had ended; the units may be others than before.",
     ),
     "gpu.draining": EventKind(
         "a2f9d0b342a9494398a7b30b8ae11d5c",
         Priority.INFO,
-        "GPU @DS01_GPU@ is being taken back",
-        "The device entry of lease @DS01_LEASE@ is gone; the unit is free once its container has twice been seen\n"
-        "not to run.",
+        "GPU units are being taken back",
+        "The device entry of the lease is gone; the units are free once its container has twice been seen not to run.",
     ),
     "gpu.released": EventKind(
         "bad300718e1a43858b08ae02310ca0b8",
         Priority.INFO,
-        "GPU @DS01_GPU@ is free again",
-        "Lease @DS01_LEASE@ of @DS01_USER@ ended: @DS01_REASON@.",
+        "GPU units are free again",
+        "The lease ended; DS01_REASON says why.",
     ),
     "gpu.unit-missing": EventKind(
         "d4f9ade6c491432682393a759bbec394",
         Priority.NOTICE,
-        "GPU @DS01_GPU@ of lease @DS01_LEASE@ does not exist at the moment",
+        "GPU units of a lease do not exist at the moment",
         "The MIG layout or the GPU is not there, so no device entry is written and the container can't start.\n"
         "Make the MIG instances again with the site's MIG service and look at 'ds01 status'.",
     ),
     "container.restarted": EventKind(
         "68b8be8c8e6e4dd494d16b675c9537f7",
         Priority.NOTICE,
-        "Container '@DS01_CONTAINER_NAME@' was started again",
+        "A container was started again",
         "Its restart policy asked for it and the engine had given up, since its GPU was not there at that moment.",
     ),
     "container.restart-failed": EventKind(
         "4a70687ea5d1429fa3f66e3a8f241830",
         Priority.NOTICE,
-        "Container '@DS01_CONTAINER_NAME@' of @DS01_USER@ could not be started again",
-        "The engine says: @DS01_REASON@. Its GPU is held until the hold is over; 'docker start' tries again.",
+        "A container could not be started again",
+        "DS01_REASON is what the engine says. Its GPU is held until the hold is over; 'docker start' tries again.",
     ),
     "access.refused": EventKind(
         "1bcbc70a55734c28843ff4cce9face02",
         Priority.INFO,
-        "@DS01_USER@ was refused: @DS01_REASON@",
-        "The request was not carried out. docs/SHIM.md lists what users may ask for.",
+        "A request to the Docker socket was refused",
+        "It was not carried out. DS01_REASON says why; SHIM.md below /usr/share/doc/ds01 lists what users may ask for.",
     ),
     "slice.ensured": EventKind(
         "e74518ee1617451aa87af94c13ee8c60",
         Priority.INFO,
-        "Slice of @DS01_USER@ exists with its limits",
-        "See 'systemctl status' and 'systemd-cgls' for what runs in it.",
+        "The slice of a user was made with its limits",
+        "See 'systemctl status' of the slice and 'systemd-cgls' for what runs in it.",
     ),
     "engine.lost": EventKind(
         "8d42cdbda9bd43bdb00514a76a229ead",
@@ -124,7 +125,7 @@ EVENTS: dict[str, EventKind] = {
         "5e7b91b912dd4581bc6978395db3439e",
         Priority.INFO,
         "The Docker engine answers",
-        "The ledger has been compared with its list of containers.",
+        "The ledger has been compared with its containers.",
     ),
     "nvml.lost": EventKind(
         "4061126bab804ee999fc6b11af841330",
@@ -137,7 +138,7 @@ EVENTS: dict[str, EventKind] = {
         "ff9c40ccff3241f1b2cacdf12afdc305",
         Priority.INFO,
         "The GPUs of this machine were read",
-        "Units: @DS01_NEW@.",
+        "DS01_NEW lists the units that can be leased.",
     ),
     "ledger.broken": EventKind(
         "9ee91b5c1fd649b1810af603c9306004",
@@ -149,13 +150,13 @@ EVENTS: dict[str, EventKind] = {
         "dc919fed99514c348eb8d28322c68839",
         Priority.INFO,
         "Slices and device entries were restored before Docker started",
-        "Slices: @DS01_NEW@. Containers with a restart policy find their limits and GPUs in place.",
+        "Containers with a restart policy find their limits and GPUs in place. DS01_NEW lists the slices.",
     ),
     "boot.degraded": EventKind(
         "7d206f545b37495cbe06159c4ab843f8",
         Priority.WARNING,
         "Not everything could be restored before Docker started",
-        "@DS01_REASON@. Containers whose GPU is missing stay stopped; 'ds01 status' lists the units.",
+        "DS01_REASON says what. Containers whose GPU is missing stay stopped; 'ds01 status' lists the units.",
     ),
 }
 
@@ -203,7 +204,7 @@ def catalog() -> str:
     """The message catalogue (see journald's catalogue format), one entry per event."""
     head = "# Message catalogue of DS01. Made from the table of events.\n"
     entries = [
-        f"\n-- {kind.message_id}\nSubject: {kind.subject}\nDefined-By: DS01\nSupport: man:ds01(1)\n\n{kind.advice}\n"
+        f"\n-- {kind.message_id}\nSubject: {kind.subject}\nDefined-By: DS01\nSupport: file:/usr/share/doc/ds01/EVENTS.md\n\n{kind.advice}\n"
         for kind in EVENTS.values()
     ]
     return head + "".join(entries)

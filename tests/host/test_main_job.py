@@ -383,6 +383,7 @@ def test_the_journal_teaches(host: RunningHost) -> None:
     docker_run(host, "alice", "train", "--gpus", "1")
     told = host.root(["journalctl", "-x", "-n", "40", "--no-pager", "--namespace=ds01", "DS01_EVENT=gpu.granted"])
     assert "Nobody else gets these units" in told.out
+    assert "@DS01" not in told.out
     rows = ledger(host, "SELECT event FROM record WHERE uid = 1001 ORDER BY id DESC LIMIT 3")
     assert ["gpu.granted"] in rows
 
