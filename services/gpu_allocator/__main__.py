@@ -38,17 +38,24 @@ async def start(stack: AsyncExitStack) -> str:
         server = VarlinkServer(listener, lambda peer: AllocatorInterface(peer, allocator))
         server.start()
         stack.callback(server.close)
-    works = {"gpus": look_at_gpus(allocator), "engine": follow(engine, allocator, time.time)}
+    works = {"gpus": look_at_gpus(allocator, book, Notifier()), "engine": follow(engine, allocator, time.time)}
     works["ledger"] = compare_slowly(allocator)
     for name, work in works.items():
         stack.callback(supervise(asyncio.create_task(work, name=name)).cancel)
-    return f"{len(book.leases)} leases in the ledger"
+    return status(book)
 
 
-async def look_at_gpus(allocator: Allocator) -> None:
-    """For ever: let the device entries follow the GPUs."""
+def status(book: Book) -> str:
+    """The line for `systemctl status`."""
+    held = sum(len(lease.units) for lease in book.leases)
+    return f"{len(book.leases)} leases hold {held} units; {len(book.units)} units exist"
+
+
+async def look_at_gpus(allocator: Allocator, book: Book, notifier: Notifier) -> None:
+    """For ever: let the device entries follow the GPUs, and systemd know how things are."""
     while True:
         await allocator.look_at_gpus()
+        notifier.status(status(book))
         await asyncio.sleep(GPU_LOOK_S)
 
 
