@@ -18,8 +18,8 @@ Made from the tables in `services/docker_shim/routes.py` and `fields.py` by `mak
 Every request is judged by a row here. What has no row is refused by name. Administrators (`ds01-admin`) may use every
 route; what they create still gets a slice, labels and leases.
 
-* **open**: everybody · **own**: on objects of one's own, which are looked up by name, id or prefix, and named to the engine
-  by their full id · **rewrite**: the body or query is written anew by us · **admin**: administrators only ·
+* **open**: everybody · **own**: on objects of one's own, looked up by name, id or prefix, and named to the engine by
+  their full id · **rewrite**: the body or query is written anew by us · **admin**: administrators only ·
   **refuse**: nobody but administrators, and never by this version for users
 """
 

@@ -203,8 +203,9 @@ class EventLog(Protocol):
 def catalog() -> str:
     """The message catalogue (see journald's catalogue format), one entry per event."""
     head = "# Message catalogue of DS01. Made from the table of events.\n"
+    page = "file:/usr/share/doc/ds01/EVENTS.md"
     entries = [
-        f"\n-- {kind.message_id}\nSubject: {kind.subject}\nDefined-By: DS01\nSupport: file:/usr/share/doc/ds01/EVENTS.md\n\n{kind.advice}\n"
+        f"\n-- {kind.message_id}\nSubject: {kind.subject}\nDefined-By: DS01\nSupport: {page}\n\n{kind.advice}\n"
         for kind in EVENTS.values()
     ]
     return head + "".join(entries)

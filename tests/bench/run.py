@@ -43,7 +43,7 @@ def main() -> int:
     (ROOT / "build").mkdir(exist_ok=True)
     (ROOT / "build" / "bench.json").write_text(json.dumps({"rows": rows}, indent=1) + "\n")
     for row in rows:
-        ratio = "" if row["ratio"] is None else f"{row['ratio']:6.2f} × {row['against']}"
+        ratio = "" if row["ratio"] is None else f"{row['ratio']:6.2f} x {row['against']}"
         print(f"{row['name']:44} {row['value']:9.2f} {row['unit']:4} {ratio}")
     return 0
 

@@ -29,7 +29,7 @@ def engine(host: RunningHost, *words: str, check: bool = True) -> str:
     return host.root(["docker", "-H", ENGINE, *words], check=check).out.strip()
 
 
-# --- a container process is never host root -----------------------------------------------------------------------
+# --- a container process is never host root ---
 
 
 def test_no_container_process_is_host_root(host: RunningHost) -> None:
@@ -92,7 +92,7 @@ def test_binds_do_not_exist(host: RunningHost, bind: str) -> None:
     assert engine(host, "ps", "-aq") == ""
 
 
-# --- device nodes ----------------------------------------------------------------------------------------------------
+# --- device nodes ---
 
 
 def test_no_user_on_the_host_opens_a_block_device_or_a_gpu(host: RunningHost) -> None:
@@ -191,7 +191,7 @@ def test_events_that_root_did_not_write_are_told_apart(host: RunningHost) -> Non
     assert not [entry for entry in host.journal(*ours) if "forged" in entry["MESSAGE"]]
 
 
-# --- labels --------------------------------------------------------------------------------------------------------------
+# --- labels ---
 
 
 def test_an_image_can_lend_no_label(host: RunningHost) -> None:
@@ -225,7 +225,7 @@ def test_users_set_no_label_of_ours(host: RunningHost, label: str) -> None:
         assert told.status == 125
 
 
-# --- who is asking -------------------------------------------------------------------------------------------------------
+# --- who is asking ---
 
 ASK = """
     import socket, sys
@@ -341,7 +341,7 @@ def test_homes_are_private(host: RunningHost) -> None:
     assert host.run("mallory", ["ls", "/home/alice"], check=False).status != 0
 
 
-# --- the request itself --------------------------------------------------------------------------------------------------
+# --- the request itself ---
 
 SEND = """
     import socket, sys
