@@ -46,7 +46,7 @@ unit: devenv typing
 	$(pytest) tests/unit --junit-xml=build/reports/unit.xml
 
 host: devenv typing
-	$(pytest) tests/host --timeout=300 --junit-xml=build/reports/host.xml
+	$(pytest) tests/host --ignore=tests/host/soak --timeout=300 --junit-xml=build/reports/host.xml
 
 test: unit host
 
@@ -57,7 +57,7 @@ bench: devenv typing
 	$(py) tests/bench/run.py
 
 soak: devenv typing
-	DS01_SOAK=1 $(pytest) tests/host --timeout=3600
+	$(pytest) tests/host/soak --timeout=7200
 
 host-image:
 	$(PYTHON) tests/host/testhost image

@@ -40,7 +40,7 @@ def end(error: CommandError) -> NoReturn:
 
 def status_of(http_status: int, reason: str) -> Exit:
     """The exit status for an answer of the Docker socket. `reason` is DS01's own, '' for the engine's errors."""
-    if reason in ("none-free", "allocator-unavailable"):
-        return Exit.NONE_NOW if reason == "none-free" else Exit.DOWN
+    if reason == "none-free":
+        return Exit.NONE_NOW
     table = {400: Exit.USAGE, 403: Exit.NOT_PERMITTED, 404: Exit.NO_SUCH, 409: Exit.TAKEN, 503: Exit.DOWN}
     return table.get(http_status, Exit.FAILED)

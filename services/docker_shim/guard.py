@@ -99,6 +99,9 @@ def decide(head: Head, target: Target, is_admin: bool) -> Passed | Refused:
         )
     route = found.route
     if route.kind in (Kind.ADMIN, Kind.REFUSE):
+        if route.method == "GET" and route.path.endswith(("/{id}", "/{name}", "/{name}/json")):
+            # 'docker inspect X' asks for every kind of thing in turn and stops at the first answer but this one.
+            return Refused(404, Reason.NOT_FOUND, f"no such object in '/{route.segments[0]}'", OFFERED)
         return Refused(
             403,
             Reason.ROUTE,

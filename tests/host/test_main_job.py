@@ -340,6 +340,12 @@ def test_docker_is_docker(host: RunningHost) -> None:
     assert host.run("alice", ["docker", "info", "--format", "{{.CgroupDriver}}"]).out == "systemd\n"
 
 
+def test_inspecting_nothing_says_that_there_is_nothing(host: RunningHost) -> None:
+    told = host.run("alice", ["docker", "inspect", "typo"], check=False)
+    assert told.status == 1
+    assert "No such object: typo" in told.err
+
+
 def test_a_terminal_is_a_terminal(host: RunningHost) -> None:
     script = "docker run --rm -it busybox sh -c 'tty; stty size'"
     told = host.run("alice", ["script", "-qec", f"stty rows 33 cols 77; {script}", "/dev/null"], check=False)

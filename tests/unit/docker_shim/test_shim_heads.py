@@ -171,8 +171,11 @@ def test_a_row_is_found_by_its_own_path_and_decided_by_its_class(route: Route) -
     verdict = request(route.method, path)
     if route.kind in (Kind.ADMIN, Kind.REFUSE):
         assert isinstance(verdict, Refused)
-        assert (verdict.status, verdict.reason) == (403, Reason.ROUTE)
-        assert route.why in verdict.message
+        if route.method == "GET" and path.endswith(("/abc", "/abc/json")):  # 'docker inspect' goes on to the next kind
+            assert (verdict.status, verdict.reason) == (404, Reason.NOT_FOUND)
+        else:
+            assert (verdict.status, verdict.reason) == (403, Reason.ROUTE)
+            assert route.why in verdict.message
     else:
         assert isinstance(verdict, Passed)
     assert isinstance(request(route.method, path, is_admin=True), Passed)
