@@ -22,6 +22,14 @@ LEDGER_FILE = Path("/var/lib/ds01/ledger.sqlite")
 
 SCHEMA_VERSION = 1
 
+KEPT_S = 400 * 86400.0
+"""Events older than this are forgotten when the ledger is opened: a year, and some weeks to look back on it."""
+
+KEPT_NOES = 2000
+"""How many denials and refusals are kept of each user: whoever asks in a loop must not fill the disk."""
+
+_NOES = ("gpu.denied", "access.refused")
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS lease (
     id TEXT PRIMARY KEY, request_id TEXT NOT NULL, uid INTEGER NOT NULL, user TEXT NOT NULL, grp TEXT NOT NULL,
@@ -39,6 +47,7 @@ CREATE TABLE IF NOT EXISTS record (
     lease TEXT NOT NULL, gpu TEXT NOT NULL, container TEXT NOT NULL, reason TEXT NOT NULL, detail TEXT NOT NULL
 ) STRICT;
 CREATE INDEX IF NOT EXISTS record_at ON record (at);
+CREATE INDEX IF NOT EXISTS record_of ON record (event, uid);
 """
 
 
@@ -52,6 +61,11 @@ INSERT INTO lease VALUES (?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (id) DO UPDATE SET
 
 _RECORD = """
 INSERT INTO record (at, event, uid, user, lease, gpu, container, reason, detail) VALUES (?,?,?,?,?,?,?,?,?)
+"""
+
+_KEEP_FEW = """
+DELETE FROM record WHERE event = :event AND uid = :uid AND id <= (
+    SELECT id FROM record WHERE event = :event AND uid = :uid ORDER BY id DESC LIMIT 1 OFFSET :kept)
 """
 
 
@@ -162,6 +176,11 @@ class Ledger:
                 ],
             )
 
+    def forget(self, before: float) -> None:
+        """Delete events from before a time (seconds of the epoch)."""
+        with self._transaction() as cursor:
+            cursor.execute("DELETE FROM record WHERE at < ?", (before,))
+
     def _record(self, cursor: sqlite3.Cursor, at: float, event: Event) -> None:
         cursor.execute(
             _RECORD,
@@ -177,6 +196,8 @@ class Ledger:
                 json.dumps({"message": event.message, **event.journal_fields()}),
             ),
         )
+        if event.name in _NOES:
+            cursor.execute(_KEEP_FEW, {"event": event.name, "uid": event.uid, "kept": KEPT_NOES})
 
     def _leases(self, where: str, arguments: Iterable[object]) -> tuple[Lease, ...]:
         try:

@@ -13,7 +13,7 @@ from ds01.common.cdifiles import CdiFiles
 from ds01.common.daemon import listen_sockets, run, supervise
 from ds01.common.engine import Engine
 from ds01.common.inventory import read_inventory
-from ds01.common.ledger import Ledger
+from ds01.common.ledger import KEPT_S, Ledger
 from ds01.common.peer import account
 from ds01.common.policyfile import PolicyFile
 from ds01.common.varlink import VarlinkServer
@@ -32,6 +32,7 @@ async def start(stack: AsyncExitStack) -> str:
     engine = Engine()
     ledger = Ledger.open()
     stack.callback(ledger.close)
+    ledger.forget(time.time() - KEPT_S)
     book = Book(ledger, CdiFiles(), log, time.time)
     allocator = Allocator(book, PolicyFile(), engine, read_inventory, account, log, time.time)
     for listener in listen_sockets(os.environ, os.getpid())["allocator"]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from worlds import ALICE, BOB, instance, lease
 
+from ds01.common import ledger as module
 from ds01.common.errors import LedgerBroken
 from ds01.common.events import Event
 from ds01.common.ledger import Ledger
@@ -73,6 +74,25 @@ def test_events_are_kept(path: Path) -> None:
     ledger = Ledger.open(path)
     ledger.record(1.0, Event("gpu.denied", "no", user="alice", uid=ALICE, reason="none-free", limit="6"))
     assert Ledger.open(path).count_records("gpu.denied") == 1
+
+
+def test_who_is_refused_in_a_loop_does_not_fill_the_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "KEPT_NOES", 5)
+    ledger = Ledger.open(path)
+    ledger.record(1.0, Event("gpu.denied", "no", user="bob", uid=BOB))
+    ledger.record(1.0, Event("gpu.granted", "yes", user="alice", uid=ALICE))
+    for number in range(20):
+        ledger.record(2.0, Event("gpu.denied", f"no {number}", user="alice", uid=ALICE))
+    assert ledger.count_records("gpu.denied") == 6
+    assert ledger.count_records("gpu.granted") == 1
+
+
+def test_old_events_are_forgotten(path: Path) -> None:
+    ledger = Ledger.open(path)
+    for at in (1.0, 2.0, 3.0):
+        ledger.record(at, Event("gpu.granted", "yes", user="alice", uid=ALICE))
+    ledger.forget(before=2.5)
+    assert ledger.count_records("gpu.granted") == 1
 
 
 def test_every_commit_is_synchronous(path: Path) -> None:
