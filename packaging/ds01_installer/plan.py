@@ -22,7 +22,8 @@ ENABLED = ("ds01.target", "ds01-boot.service", *SOCKETS)
 REMAP_USER = "dockremap"
 ID_RANGE = 65536
 FIRST_ID = 100000
-LAST_ID = 524287  # systemd hands out what comes above to containers of its own
+LAST_ID = 600_100_000
+"""Where useradd stops handing out subordinate ids (SUB_UID_MAX in login.defs)."""
 
 _UNIT_KINDS = frozenset({".service", ".socket", ".slice", ".target", ".timer"})
 _FOLDERS = {
@@ -204,11 +205,12 @@ def choose_range(subid_texts: Iterable[str], used_ids: Iterable[int]) -> int:
     """The first id of a free range of 65536: no other range and no existing user or group lies in it.
 
     Raises:
-        PlanError: none is free below the ids that systemd uses for its own containers.
+        PlanError: none is free among the ids that useradd hands out.
     """
     taken = [*_ranges(subid_texts), *((one, one) for one in used_ids)]
-    for first in range(FIRST_ID, LAST_ID - ID_RANGE + 2, 1024):
-        if all(end < first or start >= first + ID_RANGE for start, end in taken):
+    for first in sorted({FIRST_ID, *(end + 1 for _, end in taken if end >= FIRST_ID)}):
+        last = first + ID_RANGE - 1
+        if last <= LAST_ID and all(end < first or start > last for start, end in taken):
             return first
     raise PlanError(f"no free range of {ID_RANGE} ids between {FIRST_ID} and {LAST_ID}: see /etc/subuid, /etc/subgid")
 

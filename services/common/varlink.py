@@ -124,13 +124,27 @@ class _ServerProtocol(VarlinkInterfaceServerProtocol):
             self._transport.abort()
 
 
+def hung_up(connection: socket.socket) -> bool:
+    """The caller has closed: whatever is decided now, nobody waits for it."""
+    try:
+        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
 class VarlinkServer:
-    """Serves one listening socket. `make_interface` builds the interface for one caller, or raises PeerRefused."""
+    """Serves one listening socket.
+
+    `make_interface` builds the interface for one caller, given who he is and his connection (to look whether he is
+    still there), or raises PeerRefused.
+    """
 
     def __init__(
         self,
         listener: socket.socket,
-        make_interface: Callable[[Peer], VarlinkInterface],
+        make_interface: Callable[[Peer, socket.socket], VarlinkInterface],
         who: Callable[[socket.socket], Peer] = identify,
     ) -> None:
         self._listener = listener
@@ -166,7 +180,7 @@ class VarlinkServer:
             peer = self._who(connection)
             if self._connections[peer.uid] >= MAX_CONNECTIONS_PER_UID and not peer.service:
                 raise PeerRefused(f"uid {peer.uid} has {MAX_CONNECTIONS_PER_UID} connections already; close one")
-            registry = _registry(self._make_interface(peer))
+            registry = _registry(self._make_interface(peer, connection))
         except PeerRefused as exc:
             _refuse(connection, str(exc))
             return

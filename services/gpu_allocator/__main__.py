@@ -16,7 +16,7 @@ from ds01.common.inventory import read_inventory
 from ds01.common.ledger import KEPT_S, Ledger
 from ds01.common.peer import account
 from ds01.common.policyfile import PolicyFile
-from ds01.common.varlink import VarlinkServer
+from ds01.common.varlink import VarlinkServer, hung_up
 from ds01.gpu_allocator.allocator import Allocator
 from ds01.gpu_allocator.book import Book
 from ds01.gpu_allocator.engine_watch import compare_slowly, follow
@@ -36,7 +36,9 @@ async def start(stack: AsyncExitStack) -> str:
     book = Book(ledger, CdiFiles(), log, time.time)
     allocator = Allocator(book, PolicyFile(), engine, read_inventory, account, log, time.time)
     for listener in listen_sockets(os.environ, os.getpid())["allocator"]:
-        server = VarlinkServer(listener, lambda peer: AllocatorInterface(peer, allocator))
+        server = VarlinkServer(
+            listener, lambda peer, link: AllocatorInterface(peer, allocator, lambda: not hung_up(link))
+        )
         server.start()
         stack.callback(server.close)
     works = {"gpus": look_at_gpus(allocator, book, Notifier()), "engine": follow(engine, allocator, time.time)}

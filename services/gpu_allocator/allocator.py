@@ -82,9 +82,13 @@ class Allocator:
 
     # --- requests -----------------------------------------------------------------------------------------------
 
-    async def lease(self, request_id: str, uid: int, container_name: str, count: int) -> Lease | Denied:
-        """A new lease, or why not; the same request has the same answer."""
+    async def lease(
+        self, request_id: str, uid: int, container_name: str, count: int, is_there: Callable[[], bool]
+    ) -> Lease | Denied:
+        """A new lease, or why not; the same request has the same answer. A caller who has gone gets none."""
         inventory = await self._fresh_inventory()
+        if not is_there():
+            raise Unavailable("the caller did not wait; nothing was granted")
         self._require_engine()
         known = self._book.of_request(uid, request_id)
         if known is not None:

@@ -3,6 +3,7 @@
 No postponed annotations here: asyncvarlink reads the types of the methods at run time.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypedDict
 
@@ -92,7 +93,9 @@ class Unavailable(TypedVarlinkErrorReply, interface="io.ds01.Allocator"):
 class Allocator(Protocol):
     """What the interface needs of the allocator."""
 
-    async def lease(self, request_id: str, uid: int, container_name: str, count: int) -> LeaseRow | Denied: ...
+    async def lease(
+        self, request_id: str, uid: int, container_name: str, count: int, is_there: Callable[[], bool]
+    ) -> LeaseRow | Denied: ...
     async def renew(self, lease_id: str, uid: int) -> LeaseRow | Denied: ...
     async def release(self, lease_id: str, reason: str) -> None: ...
     async def explain(self, peer: Peer, count: int) -> tuple[list[str], tuple[Unit, ...] | Denied]: ...
@@ -120,7 +123,8 @@ class AllocatorInterface(VarlinkInterface, name="io.ds01.Allocator"):
 
     errors = (Unavailable,)
 
-    def __init__(self, peer: Peer, allocator: Allocator) -> None:
+    def __init__(self, peer: Peer, allocator: Allocator, is_there: Callable[[], bool]) -> None:
+        self._is_there = is_there
         self._peer = peer
         self._allocator = allocator
 
@@ -129,7 +133,7 @@ class AllocatorInterface(VarlinkInterface, name="io.ds01.Allocator"):
         """Lease `count` units for a container of `uid`. The same request_id of the same uid has the same answer."""
         require_service(self._peer, SHIM)
         try:
-            return self._answer(await self._allocator.lease(request_id, uid, container_name, count))
+            return self._answer(await self._allocator.lease(request_id, uid, container_name, count, self._is_there))
         except Ds01Error as exc:
             raise Unavailable(message=str(exc)) from exc
 

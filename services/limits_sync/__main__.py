@@ -22,7 +22,7 @@ async def start(stack: AsyncExitStack) -> str:
     stack.push_async_callback(systemd.close)
     keeper = Keeper(systemd, PolicyFile(), account, JournalEventLog())
     for listener in listen_sockets(os.environ, os.getpid())["limits-sync"]:
-        server = VarlinkServer(listener, lambda peer: LimitsSyncInterface(peer, keeper))
+        server = VarlinkServer(listener, lambda peer, _: LimitsSyncInterface(peer, keeper))
         server.start()
         stack.callback(server.close)
     return f"{keeper.count} users have had a slice"

@@ -17,7 +17,7 @@ async def start(stack: AsyncExitStack) -> str:
     """Bring the reader up; the status line."""
     reading = OneReading(NvmlReader().inventory)
     for listener in listen_sockets(os.environ, os.getpid())["nvml"]:
-        server = VarlinkServer(listener, lambda peer: NvmlInterface(peer, reading))
+        server = VarlinkServer(listener, lambda peer, _: NvmlInterface(peer, reading))
         server.start()
         stack.callback(server.close)
     return "ready to read the GPUs"

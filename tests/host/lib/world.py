@@ -55,7 +55,7 @@ def add_users(root: Path, users: Iterable[User]) -> None:
     for uid, user in enumerate(users, FIRST_UID):
         script += [f"getent group {group} >/dev/null || groupadd --system {group}" for group in user.groups]
         groups = f"--groups={','.join(user.groups)}" if user.groups else ""
-        home = "--create-home --key HOME_MODE=0700 --key SUB_UID_COUNT=0 --key SUB_GID_COUNT=0 --shell=/bin/bash"
+        home = "--create-home --key HOME_MODE=0700 --shell=/bin/bash"
         script.append(f"useradd --uid={uid} --user-group {home} {groups} {user.name}")
     run(["chroot", root, "sh", "-s"], stdin="\n".join(script))
 

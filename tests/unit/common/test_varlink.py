@@ -17,7 +17,7 @@ from echo_interface import Echo
 from ds01.common import varlink
 from ds01.common.errors import PeerRefused, Unavailable
 from ds01.common.peer import Peer
-from ds01.common.varlink import MAX_CONNECTIONS_PER_UID, MAX_MESSAGE_BYTES, VarlinkServer, call
+from ds01.common.varlink import MAX_CONNECTIONS_PER_UID, MAX_MESSAGE_BYTES, VarlinkServer, call, hung_up
 
 ALICE = Peer(1001, "alice", frozenset(), 1, "", False)
 SHIM = Peer(0, "root", frozenset(), 1, "ds01-docker-shim.service", False)
@@ -43,7 +43,7 @@ async def serving(tmp_path: Path, who: Callable[[socket.socket], Peer]) -> Async
     listener.bind(str(tmp_path / "s"))
     listener.setblocking(False)
     echo = Echo()
-    server = VarlinkServer(listener, lambda peer: echo, who)
+    server = VarlinkServer(listener, lambda peer, _: echo, who)
     server.start()
     try:
         yield Service(tmp_path / "s", echo)
@@ -246,3 +246,15 @@ def test_a_client_that_dies_half_way_leaves_nothing(tmp_path: Path) -> None:
 def test_nobody_there_is_said_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="does not answer"):
         asyncio.run(call(str(tmp_path / "absent"), "io.ds01.Echo.Say", text="x"))
+
+
+def test_a_caller_who_has_gone_is_noticed() -> None:
+    ours, theirs = socket.socketpair()
+    assert not hung_up(ours)
+    theirs.send(b"more")
+    assert not hung_up(ours)
+    ours.recv(4)
+    theirs.close()
+    assert hung_up(ours)
+    ours.close()
+    assert hung_up(ours)

@@ -34,6 +34,7 @@ class Scene:
         self.devices = DeviceFolder()
         self.journal = Journal()
         self.limits = limits
+        self.callers_wait = True
         self.allocator = self._start()
 
     def crash(self) -> None:
@@ -54,7 +55,7 @@ class Scene:
 
     async def lease(self, uid: int, count: int = 1, request: str = "") -> Lease | Denied:
         request_id = request or f"r{uid}-{len(self.journal.events)}-{self.now}"
-        return await self.allocator.lease(request_id, uid, f"train._.{uid}", count)
+        return await self.allocator.lease(request_id, uid, f"train._.{uid}", count, lambda: self.callers_wait)
 
     async def run(self, uid: int) -> tuple[Lease, str]:
         """A container of `uid` that holds one unit and runs."""

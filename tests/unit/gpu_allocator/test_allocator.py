@@ -338,3 +338,15 @@ def test_a_restart_that_fails_again_is_told(tmp_path: Path) -> None:
         assert scene.journal.events[-1].name == "container.restart-failed"
 
     play(tmp_path, story)
+
+
+def test_a_caller_who_has_gone_gets_nothing(tmp_path: Path) -> None:
+    """The GPUs took so long to read that the shim gave up: a lease now would be nobody's."""
+
+    async def story(scene: Scene) -> None:
+        scene.callers_wait = False
+        with pytest.raises(Unavailable):
+            await scene.lease(ALICE)
+        assert scene.book.leases == ()
+
+    play(tmp_path, story)
