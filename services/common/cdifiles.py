@@ -48,11 +48,17 @@ class CdiFiles:
         if text == self._written:
             return
         self._spec_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if self._written is None:
+            self._remove_what_a_kill_left()
         temporary = self._spec_dir / f".{SPEC_NAME}.{os.getpid()}"
         with open(temporary, "w", encoding="utf-8", opener=_world_readable) as file:
             file.write(text)
         os.replace(temporary, self._spec_dir / SPEC_NAME)
         self._written = text
+
+    def _remove_what_a_kill_left(self) -> None:
+        for stale in self._spec_dir.glob(f".{SPEC_NAME}.*"):
+            stale.unlink(missing_ok=True)
 
     def _parse(self) -> VendorSpec:
         for path in self._vendor_files:

@@ -114,6 +114,8 @@ def test_a_vendor_file_that_is_replaced_is_read_again(files: CdiFiles, tmp_path:
 
 
 def test_our_file_is_in_place_whole_and_readable(files: CdiFiles, tmp_path: Path) -> None:
+    (tmp_path / "cdi").mkdir()
+    (tmp_path / "cdi" / ".ds01.json.4711").touch()  # what a kill in the middle of a write left
     files.write({"devices": []})
     written = tmp_path / "cdi" / "ds01.json"
     assert [item.name for item in written.parent.iterdir()] == ["ds01.json"]
