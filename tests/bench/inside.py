@@ -83,7 +83,7 @@ def memory() -> list[Row]:
 def main(run: Sequence[str] = ("docker", "run", "--rm", "busybox", "true")) -> None:
     """All rows."""
     deploy = ("sh", "-c", "container deploy bench --image busybox -d && container retire --force bench")
-    by_hand = ("sh", "-c", "docker run -d --name b busybox sleep infinity && docker rm -f b")
+    by_hand = ("sh", "-c", "docker run -d --name bare busybox sleep infinity && docker rm -f bare")
     rows = [
         pair("docker run --rm", command(*run), "straight at the engine", command(*run, host=ENGINE), 10),
         pair("docker ps", command("docker", "ps"), "straight at the engine", command("docker", "ps", host=ENGINE)),
