@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from ds01.common.daemon import listen_sockets, watchdog_period_s
 from ds01.common.errors import Unavailable
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+
 from ds01.common.engine import Engine, container_facts
 from ds01.common.errors import EngineRefused, Unavailable
 
@@ -102,10 +103,14 @@ def test_events_come_whole_however_they_are_cut(tmp_path: Path) -> None:
     chunks += [b"%x\r\n%s\r\n" % (len(lines[i : i + 7]), lines[i : i + 7]) for i in range(0, len(lines), 7)]
 
     async def scene(engine: Engine, heads: list[bytes]) -> None:
-        seen = []
-        with pytest.raises(Unavailable):
+        seen: list[int] = []
+
+        async def follow() -> None:
             async for event in engine.events(5.0):
                 seen.append(event["id"])
+
+        with pytest.raises(Unavailable):
+            await follow()
         assert seen == [1, 2, 3]
         assert b"since=5.000000" in heads[0]
 

@@ -4,6 +4,7 @@ import asyncio
 import threading
 
 import pytest
+
 from ds01.common.errors import Unavailable
 from ds01.nvml.reading import OneReading
 
