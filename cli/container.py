@@ -109,6 +109,7 @@ def _deploy(full_name: str, image: str, gpus: int) -> None:
         host_config["DeviceRequests"] = [{"Count": gpus, "Capabilities": [["gpu"]]}]
     body = {
         "Image": image,
+        "Hostname": render.short_name(full_name).replace("_", "-"),
         "Entrypoint": ["sleep"],
         "Cmd": ["infinity"],
         "Tty": True,

@@ -43,3 +43,11 @@ def test_a_terminal_is_a_terminal(host: RunningHost) -> None:
     told = host.run("alice", ["script", "-qec", f"stty rows 33 cols 77; {script}", "/dev/null"], check=False)
     assert "/dev/pts/" in told.out or "/dev/console" in told.out
     assert "33 77" in told.out
+
+
+def test_deploy_at_a_terminal_opens_a_shell_in_the_container(host: RunningHost) -> None:
+    line = "container deploy shelly --image busybox"
+    told = host.run("alice", ["script", "-qec", line, "/dev/null"], stdin="hostname; exit 3\n", check=False)
+    assert "'shelly' runs on GPU 0:0" in told.out
+    assert "\nshelly\r\n" in told.out, "the prompt of a shell names the project"
+    assert told.status == 3
