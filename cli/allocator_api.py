@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -35,10 +36,22 @@ def call(method: str, **parameters: object) -> dict[str, Any]:
     return dict(reply.get("parameters") or {})
 
 
+def _connect(connection: socket.socket, path: str) -> None:
+    """Connect, again for a moment while the socket's queue is full."""
+    for wait_s in (0.02, 0.1, 0.3, 0.5, 1.0, 1.0):
+        try:
+            connection.connect(path)
+        except BlockingIOError:
+            time.sleep(wait_s)
+        else:
+            return
+    raise OSError("too many callers at the moment")
+
+
 def _exchange(message: bytes) -> dict[str, Any]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(TIMEOUT_S)
-        connection.connect(os.environ.get("DS01_ALLOCATOR_SOCKET", SOCKET))
+        _connect(connection, os.environ.get("DS01_ALLOCATOR_SOCKET", SOCKET))
         with suppress(BrokenPipeError):  # refused at once: the reason is there to be read
             connection.sendall(message + b"\0")
         received = b""

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import socket
+import struct
 import weakref
 from collections import Counter
 from collections.abc import Callable
@@ -32,12 +33,16 @@ from asyncvarlink.serviceinterface import PermissionDenied, VarlinkServiceInterf
 
 from ds01.common.errors import PeerRefused, Unavailable
 from ds01.common.peer import Peer, identify
+from ds01.common.rates import Rates
 
 MAX_MESSAGE_BYTES = 64 * 1024
 MAX_CONNECTIONS_PER_UID = 8
 MAX_CALLS_PER_UID = 32
 MESSAGE_TIMEOUT_S = 10.0
-BACKLOG = 128
+BACKLOG = 4096
+ACCEPTS_AT_ONCE = 64
+CONNECTIONS_PER_S, CONNECTIONS_BURST = 50.0, 100.0
+"""How often one user may connect: who does nothing but connect must not keep others out."""
 
 _logger = logging.getLogger(__name__)
 
@@ -124,6 +129,14 @@ class _ServerProtocol(VarlinkInterfaceServerProtocol):
             self._transport.abort()
 
 
+def connecting_uid(connection: socket.socket) -> int:
+    """The uid that connected: cheap, and good for nothing but keeping floods out. 0 where it can't be told."""
+    try:
+        return int(struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1])
+    except OSError:
+        return 0
+
+
 def hung_up(connection: socket.socket) -> bool:
     """The caller has closed: whatever is decided now, nobody waits for it."""
     try:
@@ -152,6 +165,7 @@ class VarlinkServer:
         self._who = who
         self._connections: Counter[int] = Counter()
         self._protocols: weakref.WeakSet[_ServerProtocol] = weakref.WeakSet()
+        self._rates = Rates(CONNECTIONS_PER_S, CONNECTIONS_BURST)
 
     def start(self) -> None:
         """Begin to accept."""
@@ -171,11 +185,19 @@ class VarlinkServer:
         self._connections[protocol.uid] -= 1
 
     def _accept(self) -> None:
-        try:
-            connection, _ = self._listener.accept()
-        except OSError:
-            return
-        connection.setblocking(False)
+        for _ in range(ACCEPTS_AT_ONCE):
+            try:
+                connection, _address = self._listener.accept()
+            except OSError:
+                return
+            connection.setblocking(False)
+            uid = connecting_uid(connection)
+            if uid and not self._rates.allows(uid, asyncio.get_running_loop().time()):
+                connection.close()
+            else:
+                self._serve(connection)
+
+    def _serve(self, connection: socket.socket) -> None:
         try:
             peer = self._who(connection)
             if self._connections[peer.uid] >= MAX_CONNECTIONS_PER_UID and not peer.service:
@@ -233,11 +255,22 @@ async def call(path: str, method: str, timeout_s: float = 10.0, **parameters: An
         raise Unavailable(f"'{os.path.basename(path)}' does not answer: {str(exc) or 'no answer in time'}") from exc
 
 
+async def _connect(connection: socket.socket, path: str) -> None:
+    """Connect, again while the queue of the socket is full: asyncio takes that EAGAIN for a connection in progress."""
+    while True:
+        try:
+            connection.connect(path)
+        except BlockingIOError:
+            await asyncio.sleep(0.02)
+        else:
+            return
+
+
 async def _call(path: str, method: str, parameters: dict[str, Any]) -> dict[str, Any]:
     loop = asyncio.get_running_loop()
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     try:
-        await loop.sock_connect(connection, path)
+        await _connect(connection, path)
     except BaseException:
         connection.close()
         raise

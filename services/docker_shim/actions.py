@@ -30,6 +30,9 @@ REQUEST_HEADER = "x-ds01-request"
 INTERFACE_HEADER = "x-ds01-interface"
 INTERFACES = ("orchestration", "atomic", "docker")
 
+MAX_EXEC_BODY = 64 * 1024
+"""The engine keeps what an exec was made with until its container ends."""
+
 PING_HEADERS = (("Builder-Version", "1"), ("Api-Version", API_VERSION))
 """Builder 1 makes clients choose the classic builder by themselves."""
 
@@ -193,6 +196,10 @@ class Actions:
                 return owner
         sent = b""
         if passed.action in WITH_BODY:
+            if len(body) > MAX_EXEC_BODY:
+                return Refused(
+                    413, Reason.MALFORMED, f"the body is longer than {MAX_EXEC_BODY} bytes", "send a smaller one"
+                )
             judged = _judged_body(EXEC_CREATE if passed.action is Action.EXEC_CREATE else EXEC_START, body)
             if isinstance(judged, Refused):
                 return judged

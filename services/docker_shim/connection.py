@@ -18,6 +18,9 @@ from ds01.docker_shim.model import Answer, Head, Reason, Refused
 from ds01.docker_shim.strictjson import MAX_BODY
 
 READ_BYTES = 64 * 1024
+EVENTS_AT_ONCE = 64
+MAX_CHUNKS = 4096
+"""How many chunks a body that is read whole may come in; clients send a few."""
 BODY_TIMEOUT_S = 30.0
 CLOSE_TIMEOUT_S = 30.0
 LINGER_S = 1.0
@@ -77,15 +80,21 @@ class ClientConnection:
 
     async def read_body(self, head: Head, limit: int = MAX_BODY) -> bytes | Refused:
         """The whole body, which must be small. Raises `ClientGone`."""
-        too_long = Refused(413, Reason.MALFORMED, f"the body is longer than {limit} bytes", "send a smaller one")
+        too_long = Refused(
+            413,
+            Reason.MALFORMED,
+            f"the body is longer than {limit} bytes or in more than {MAX_CHUNKS} pieces",
+            "send a smaller one",
+        )
         if head.length is not None and head.length > limit:
             return too_long
-        received = bytearray()
+        received, pieces = bytearray(), 0
         try:
             async with asyncio.timeout(BODY_TIMEOUT_S):
                 async for chunk in self.chunks(head):
                     received += chunk
-                    if len(received) > limit:
+                    pieces += 1
+                    if len(received) > limit or pieces > MAX_CHUNKS:
                         return too_long
         except TimeoutError:
             return Refused(408, Reason.TOO_SLOW, f"the body did not come within {BODY_TIMEOUT_S:g} s", "try again")
@@ -96,6 +105,7 @@ class ClientConnection:
     async def chunks(self, head: Head) -> AsyncIterator[bytes]:
         """The body as it comes. Raises `ClientGone`, or h11's error where it is malformed."""
         left = head.length
+        events = 0
         if head.expects_continue and left != 0 and not self.early:
             self.writer.write(CONTINUE)
         while True:
@@ -107,6 +117,9 @@ class ClientConnection:
                 left = None if left is None else left - len(taken)
                 self._http.receive_data(taken)
             elif isinstance(event, h11.Data):
+                events += 1
+                if events % EVENTS_AT_ONCE == 0:
+                    await asyncio.sleep(0)  # tiny chunks cost time and are few bytes: others are served between
                 yield bytes(event.data)
             else:
                 self.early = bytes(self._http.trailing_data[0]) + self.early

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import logging
 import socket
 import struct
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 
 from ds01.common.errors import PeerRefused, PolicyInvalid, Unavailable
 from ds01.common.peer import Peer
+from ds01.common.rates import Rates
 from ds01.docker_shim.actions import STREAMED_BODY, Actions, request_id
 from ds01.docker_shim.audit import Audit
 from ds01.docker_shim.connection import ClientConnection, ClientGone
@@ -25,11 +27,13 @@ from ds01.docker_shim.target import parse_target
 
 HEAD_TIMEOUT_S = 10.0
 CROWDED_TIMEOUT_S = 1.0
-BACKLOG = 512
+BACKLOG = 4096
+ACCEPTS_AT_ONCE = 64
+CONNECTIONS_PER_S, CONNECTIONS_BURST = 100.0, 300.0
 MAX_OPEN = 8192
 """Connections of all users together; more are closed at once."""
 
-MAX_OPEN_PER_UID = 1024
+MAX_OPEN_PER_UID = 256
 """Connections by one uid of SO_PEERCRED, whoever that turns out to be; more are closed at once."""
 
 ACCEPT_PAUSE_S = 0.1
@@ -59,12 +63,15 @@ class Server:
         self._open: Counter[int] = Counter()
         self._accepted: Counter[int] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._rates = Rates(CONNECTIONS_PER_S, CONNECTIONS_BURST)
 
     async def accept(self, listener: socket.socket) -> None:
         """For ever: take connections from `listener`."""
         listener.listen(BACKLOG)
         loop = asyncio.get_running_loop()
-        while True:
+        for number in itertools.count(1):
+            if number % ACCEPTS_AT_ONCE == 0:
+                await asyncio.sleep(0)  # in a flood sock_accept never waits, and those who are in must be served
             try:
                 connection, _ = await loop.sock_accept(listener)
             except OSError as exc:
@@ -72,13 +79,16 @@ class Server:
                 await asyncio.sleep(ACCEPT_PAUSE_S)
                 continue
             uid = _uid_of(connection)
-            if len(self._tasks) >= MAX_OPEN or (uid and self._accepted[uid] >= MAX_OPEN_PER_UID):
+            if len(self._tasks) >= MAX_OPEN or (uid and not self._may_enter(uid, loop.time())):
                 connection.close()
                 continue
             self._accepted[uid] += 1
             task = asyncio.create_task(self._serve(connection))
             self._tasks.add(task)
             task.add_done_callback(functools.partial(self._ended, uid))
+
+    def _may_enter(self, uid: int, now: float) -> bool:
+        return self._accepted[uid] < MAX_OPEN_PER_UID and self._rates.allows(uid, now)
 
     def _ended(self, uid: int, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -18,6 +18,7 @@ from ds01.common.inventory import Inventory
 from ds01.common.limits import Limits, Policy
 from ds01.common.model import ContainerFacts, Denied, Lease, LeasedUnit, LeaseState, Unit
 from ds01.common.peer import Peer
+from ds01.common.rates import Rates
 from ds01.gpu_allocator import views
 from ds01.gpu_allocator.book import Book
 from ds01.gpu_allocator.decide import World, decide
@@ -31,9 +32,16 @@ from ds01.gpu_allocator.lifecycle import (
     on_renew,
     release,
 )
+from ds01.gpu_allocator.reports import about, denied
 
 INVENTORY_MAX_AGE_S = 1.0
 """How old an inventory may be when it is decided on; a storm of requests shares one reading."""
+
+DENIALS_PER_S, DENIALS_BURST = 0.1, 20.0
+"""How many denials of one user reach the journal."""
+
+LOOKS_AT_ONCE = 32
+"""How many containers are asked about at the same time."""
 
 _logger = logging.getLogger(__name__)
 
@@ -79,6 +87,9 @@ class Allocator:
         self._alarm: asyncio.TimerHandle | None = None
         self._drains: dict[str, asyncio.Task[None]] = {}
         self._looks: dict[str, asyncio.Lock] = {}
+        self._denials = Rates(DENIALS_PER_S, DENIALS_BURST)
+        self._hints: set[asyncio.Task[None]] = set()
+        self._few = asyncio.Semaphore(LOOKS_AT_ONCE)
 
     # --- requests -----------------------------------------------------------------------------------------------
 
@@ -92,8 +103,8 @@ class Allocator:
         self._require_engine()
         known = self._book.of_request(uid, request_id)
         if known is not None:
-            if known.state is LeaseState.RELEASED:
-                raise Unavailable(f"request '{request_id}' was answered before and its lease has ended; ask anew")
+            if known.state is not LeaseState.GRANTED or known.container:
+                raise Unavailable(f"request '{request_id}' was answered before, and its lease was used; ask anew")
             return known
         user, group, limits = self._limits(uid)
         now = self._clock()
@@ -192,9 +203,26 @@ class Allocator:
         if not self._engine_known:
             self._engine_known = True
             self._log.emit(Event("engine.found", "The Docker engine answers"))
-        for lease in self._book.leases:
-            await self.observe(lease.id)
+        await asyncio.gather(*(self._look(lease.id) for lease in self._book.leases))
         self.tick()
+
+    def hint(self, lease_id: str) -> None:
+        """Something happened to the container of this lease: look at it, without keeping anybody waiting."""
+        if self._book.find(lease_id) is not None:
+            look = asyncio.create_task(self._look(lease_id))
+            self._hints.add(look)
+            look.add_done_callback(self._hints.discard)
+
+    async def _look(self, lease_id: str) -> None:
+        """A look that may fail: one container that the engine can't tell of says nothing about the others.
+
+        What was not seen has not changed: a look that failed never counts as "not running".
+        """
+        try:
+            async with self._few:
+                await self.observe(lease_id)
+        except Ds01Error as exc:
+            _logger.warning("lease %s could not be looked at: %s", lease_id, exc)
 
     async def observe(self, lease_id: str) -> None:
         """Something may have happened to the container of this lease: look at it. One look at a time, so that an
@@ -238,7 +266,7 @@ class Allocator:
         others = tuple(lease for lease in self._book.leases if lease.id != blank.id)
         verdict = decide(blank.uid, blank.count, limits, World(inventory.units, others))
         if isinstance(verdict, Denied):
-            self._book.note(_denied(blank, verdict))
+            self._tell_denied(denied(blank, verdict))
             return verdict
         units = tuple(LeasedUnit(unit.key, unit.name, unit.profile, unit.size) for unit in verdict.units)
         return self._committed(Change(replace(blank, units=units), event, "within quota, and free"))
@@ -250,10 +278,17 @@ class Allocator:
         try:
             await self._engine.start(facts.id)
         except EngineRefused as exc:
-            self._book.note(_about("container.restart-failed", lease, facts, exc.message))
+            self._book.note(about("container.restart-failed", lease, facts, exc.message))
             return
         self._see(self._book.find(lease.id), await self._container_of(lease))
-        self._book.note(_about("container.restarted", lease, facts, facts.error))
+        self._book.note(about("container.restarted", lease, facts, facts.error))
+
+    def _tell_denied(self, event: Event) -> None:
+        """Each denial is a row of the ledger; who asks in a loop does not fill the journal as well."""
+        if self._denials.allows(event.uid or 0, asyncio.get_running_loop().time()):
+            self._book.note(event)
+        else:
+            self._book.keep(event)
 
     def _see(self, lease: Lease | None, facts: ContainerFacts | None) -> None:
         if lease is None:
@@ -266,9 +301,9 @@ class Allocator:
             self._committed(change)
 
     async def _container_of(self, lease: Lease) -> ContainerFacts | None:
-        if lease.container:
-            return await self._engine.inspect(lease.container)
-        return await self._engine.find_leased(lease.id)
+        facts = await self._engine.inspect(lease.container) if lease.container else None
+        # While any container carries the lease's label its units are not free, whatever became of the first one.
+        return facts or await self._engine.find_leased(lease.id)
 
     def _committed(self, change: Change) -> Lease:
         lease = self._book.commit(change)
@@ -355,35 +390,3 @@ class Allocator:
         if ends and self._engine_known:
             delay_s = max(0.05, min(ends) - self._clock())
             self._alarm = asyncio.get_running_loop().call_later(delay_s, self.tick)
-
-
-def _about(name: str, lease: Lease, facts: ContainerFacts, reason: str) -> Event:
-    done = "started again" if name == "container.restarted" else "not started again"
-    return Event(
-        name,
-        f"Container '{facts.name}' of {lease.user} was {done}: {reason}",
-        user=lease.user,
-        uid=lease.uid,
-        group=lease.group,
-        lease=lease.id,
-        gpu=lease.unit_names,
-        container=facts.id,
-        container_name=facts.name,
-        reason=reason,
-    )
-
-
-def _denied(lease: Lease, verdict: Denied) -> Event:
-    return Event(
-        "gpu.denied",
-        f"Denied: {lease.count} GPU units for {lease.user}, container '{lease.container_name}': {verdict.message}",
-        user=lease.user,
-        uid=lease.uid,
-        group=lease.group,
-        container_name=lease.container_name,
-        reason=verdict.reason.value,
-        limit=verdict.limit,
-        used=verdict.used,
-        requested=verdict.requested,
-        request=lease.request_id,
-    )

@@ -22,11 +22,11 @@ class Engine(Protocol):
 
 
 class Watcher(Protocol):
-    """Who is told. Both calls raise a `Ds01Error` where the engine does not answer."""
+    """Who is told. `reconcile` raises a `Ds01Error` where the engine does not answer."""
 
     def engine_lost(self) -> None: ...
     async def reconcile(self) -> None: ...
-    async def observe(self, lease_id: str) -> None: ...
+    def hint(self, lease_id: str) -> None: ...
 
 
 async def follow(engine: Engine, watcher: Watcher, clock: Callable[[], float]) -> None:
@@ -41,7 +41,7 @@ async def follow(engine: Engine, watcher: Watcher, clock: Callable[[], float]) -
             async for event in engine.events(since):
                 lease = (event.get("Actor", {}).get("Attributes") or {}).get("ds01.lease", "")
                 if lease:
-                    await watcher.observe(lease)
+                    watcher.hint(lease)
         except Ds01Error:
             watcher.engine_lost()
         await asyncio.sleep(RETRY_S)

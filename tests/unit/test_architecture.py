@@ -31,10 +31,12 @@ PURE = [
     "common/gpus.py",
     "common/limits.py",
     "common/model.py",
+    "common/rates.py",
     "common/slices.py",
     "common/unitnames.py",
     "gpu_allocator/decide.py",
     "gpu_allocator/lifecycle.py",
+    "gpu_allocator/reports.py",
 ]
 EFFECTS = {"asyncio", "os", "socket", "time", "subprocess", "sqlite3", "threading", "random", "secrets", "select"}
 

@@ -22,6 +22,7 @@ class EngineWorld:
     containers: dict[str, ContainerFacts] = field(default_factory=dict)
     silent: bool = False
     start_error: str = ""
+    stuck: set[str] = field(default_factory=set)
     started: list[str] = field(default_factory=list)
 
     async def answers(self) -> None:
@@ -29,6 +30,8 @@ class EngineWorld:
 
     async def inspect(self, reference: str) -> ContainerFacts | None:
         self._speak()
+        if reference in self.stuck:
+            raise Unavailable("no answer in time")
         return self.containers.get(reference)
 
     async def find_leased(self, lease: str) -> ContainerFacts | None:

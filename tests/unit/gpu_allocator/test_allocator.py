@@ -69,6 +69,58 @@ def test_the_same_request_has_the_same_lease_also_after_a_crash(tmp_path: Path) 
     play(tmp_path, story)
 
 
+def test_a_request_whose_lease_was_used_gets_no_lease_again(tmp_path: Path) -> None:
+    """A second container with the same request id would run on a lease that ends with the first."""
+
+    async def story(scene: Scene) -> None:
+        lease, _ = await scene.run(ALICE)
+        with pytest.raises(Unavailable, match="was used"):
+            await scene.lease(ALICE, request=lease.request_id)
+
+    play(tmp_path, story)
+
+
+def test_units_are_not_free_while_any_container_carries_the_lease(tmp_path: Path) -> None:
+    async def story(scene: Scene) -> None:
+        lease, identity = await scene.run(ALICE)
+        second = scene.engine.create(lease.id, ALICE)
+        scene.engine.set(second, running=True)
+        del scene.engine.containers[identity]
+        await scene.allocator.observe(lease.id)
+        await scene.allocator.release(lease.id, "the first was removed")
+        assert state(scene, lease) is LeaseState.ACTIVE
+        del scene.engine.containers[second]
+        await scene.allocator.observe(lease.id)
+        assert state(scene, lease) is None
+
+    play(tmp_path, story)
+
+
+def test_one_container_that_hangs_says_nothing_about_the_engine(tmp_path: Path) -> None:
+    async def story(scene: Scene) -> None:
+        stuck, identity = await scene.run(ALICE)
+        other, gone = await scene.run(BOB)
+        scene.engine.stuck.add(identity)
+        del scene.engine.containers[gone]
+        await scene.allocator.reconcile()
+        assert state(scene, stuck) is LeaseState.ACTIVE, "a look that failed is not 'not running'"
+        assert state(scene, other) is None
+        assert isinstance(await scene.lease(BOB), Lease)
+        assert "engine.lost" not in scene.journal.names()
+
+    play(tmp_path, story)
+
+
+def test_denials_in_a_loop_are_rows_but_not_a_flood_in_the_journal(tmp_path: Path) -> None:
+    async def story(scene: Scene) -> None:
+        for _ in range(60):
+            assert isinstance(await scene.lease(ALICE, count=3), Denied)
+        assert scene.ledger.count_records("gpu.denied") == 60
+        assert scene.journal.names().count("gpu.denied") < 30
+
+    play(tmp_path, story)
+
+
 def test_a_request_id_of_somebody_else_is_another_request(tmp_path: Path) -> None:
     async def story(scene: Scene) -> None:
         one, other = await scene.lease(ALICE, request="r1"), await scene.lease(BOB, request="r1")
