@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator
 
 import pytest
-from lib.people import ENGINE, docker_run, wipe
+from lib.people import ENGINE, docker_run, held, wipe
 from lib.running import RunningHost
 
 
@@ -153,3 +153,70 @@ def test_exec_gives_no_more_than_the_container_has(host: RunningHost) -> None:
     )
     answer = raw(host, request + b"Content-Length: %d\r\n\r\n" % len(body) + body)
     assert b" 404 " in answer.split(b"\r\n")[0]
+
+
+GPU_BODY = (
+    b'{"Image":"busybox","Cmd":["sleep","99"],"HostConfig":{"DeviceRequests":[{"Count":1,"Capabilities":[["gpu"]]}]}}'
+)
+
+
+def test_a_request_id_that_was_used_gives_no_second_container_on_the_lease(host: RunningHost) -> None:
+    def ask(name: bytes) -> bytes:
+        return raw(
+            host,
+            create(GPU_BODY)
+            .replace(b"smuggled", name)
+            .replace(b"Host: d", b"Host: d\r\nX-DS01-Request: again-and-again"),
+        )
+
+    first = ask(b"first")
+    assert b" 201 " in first.split(b"\r\n")[0]
+    host.run("mallory", ["docker", "start", "first"])
+    assert b" 201 " not in ask(b"second").split(b"\r\n")[0]
+    host.run("mallory", ["docker", "rm", "-f", "first"])
+    assert b" 201 " not in ask(b"third").split(b"\r\n")[0]
+    assert engine(host, "ps", "-aq") == ""
+    assert held(host) == {}
+
+
+def test_a_body_in_crumbs_is_refused_and_keeps_nobody_waiting(host: RunningHost) -> None:
+    head = b"POST /v1.45/containers/create HTTP/1.1\r\nHost: d\r\nContent-Type: application/json\r\n"
+    crumbs = head + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * 50_000
+    eaters = [host.start("mallory", python(SEND)) for _ in range(8)]
+    for eater in eaters:
+        assert eater.stdin is not None
+        eater.stdin.write(crumbs)
+        eater.stdin.close()
+        eater.stdin = None
+    assert host.run("bob", ["docker", "ps"], timeout_s=15).status == 0
+    for eater in eaters:
+        out, _ = eater.communicate(timeout=60)
+        assert b" 413 " in out.split(b"\r\n")[0]
+
+
+FLOOD = """
+    import socket, sys, time
+    end = time.monotonic() + 5
+    kept = []
+    while time.monotonic() < end:
+        s = socket.socket(socket.AF_UNIX); s.setblocking(False)
+        try:
+            s.connect(sys.argv[1]); kept.append(s)
+        except OSError:
+            s.close()
+        if len(kept) > 300:
+            for s in kept: s.close()
+            kept = []
+        time.sleep(0.001)  # a program that spins can fill any queue: that is what CPU limits of logins are for
+    """
+
+
+@pytest.mark.parametrize("path", ["/run/docker.sock", "/run/ds01/allocator.sock"])
+def test_who_only_connects_keeps_nobody_out(host: RunningHost, path: str) -> None:
+    flood = [*python(FLOOD), path]
+    floods = [host.start("mallory", flood) for _ in range(2)]
+    for _ in range(4):
+        assert host.run("bob", ["docker", "ps"], timeout_s=20).status == 0
+        assert host.run("bob", ["ds01", "status"], timeout_s=20).status == 0
+    for process in floods:
+        process.communicate(timeout=60)
