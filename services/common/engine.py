@@ -16,7 +16,7 @@ from urllib.parse import quote, urlencode
 import h11
 
 from ds01.common.errors import EngineRefused, Unavailable
-from ds01.common.model import API_VERSION, ContainerFacts
+from ds01.common.model import API_VERSION, ContainerFacts, EngineFacts
 
 ENGINE_SOCKET = "/run/ds01-engine/engine.sock"
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
@@ -88,6 +88,10 @@ class Engine:
         response = await self.request("POST", f"/containers/{container}/start")
         if response.status != 304:
             _successful(response)
+
+    async def facts(self) -> EngineFacts:
+        """Which limits the engine applies itself."""
+        return engine_facts(_successful(await self.request("GET", "/info")).json())
 
     async def answers(self) -> None:
         """Return if the engine answers at all."""
@@ -189,6 +193,18 @@ def container_facts(raw: Mapping[str, Any]) -> ContainerFacts:
         cgroup_parent=raw["HostConfig"].get("CgroupParent", ""),
         restart_policy=(raw["HostConfig"].get("RestartPolicy") or {}).get("Name") or "no",
         error=str(state.get("Error") or ""),
+    )
+
+
+def engine_facts(raw: Mapping[str, Any]) -> EngineFacts:
+    """The facts in an answer to info."""
+    return EngineFacts(
+        cpu_quota=bool(raw.get("CpuCfsQuota")),
+        cpu_shares=bool(raw.get("CPUShares")),
+        memory=bool(raw.get("MemoryLimit")),
+        swap=bool(raw.get("SwapLimit")),
+        pids=bool(raw.get("PidsLimit")),
+        cpus=int(raw.get("NCPU") or 0),
     )
 
 

@@ -161,3 +161,18 @@ class ContainerFacts:
         "cdi""), and never retries a restart whose CDI device was missing at that moment.
         """
         return self.restart_policy != "no" and not self.running and "cdi" in self.error.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """Which limits the engine can apply itself, and how many CPUs it sees.
+
+    What it can't apply becomes a property of the container's scope.
+    """
+
+    cpu_quota: bool
+    cpu_shares: bool
+    memory: bool
+    swap: bool
+    pids: bool
+    cpus: int

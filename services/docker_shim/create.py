@@ -16,13 +16,14 @@ from typing import Any
 from ds01.common.engine import Response
 from ds01.common.errors import EngineRefused, Unavailable
 from ds01.common.limits import Limits, Policies
+from ds01.common.model import EngineFacts
 from ds01.docker_shim.admin_create import build_admin, parse_admin_wish
 from ds01.docker_shim.clients import AllocatorClient, Grant, LimitsClient
 from ds01.docker_shim.engine_state import EngineState
 from ds01.docker_shim.gpus import grant_warnings
 from ds01.docker_shim.guard import vet
 from ds01.docker_shim.lists import owner_label
-from ds01.docker_shim.model import Answer, EngineFacts, HealthTimes, Json, Origin, Owner, Reason, Refused
+from ds01.docker_shim.model import Answer, HealthTimes, Json, Origin, Owner, Reason, Refused
 from ds01.docker_shim.ownership import EngineCalls
 from ds01.docker_shim.rewrite import Built, backstop, bound, build
 from ds01.docker_shim.strictjson import dump, parse_object

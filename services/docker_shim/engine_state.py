@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from ds01.common.engine import Response
+from ds01.common.engine import Response, engine_facts
 from ds01.common.errors import EngineRefused, Unavailable
-from ds01.docker_shim.model import EngineFacts
+from ds01.common.model import EngineFacts
 from ds01.docker_shim.ownership import EngineCalls
 
 FRESH_S = 1.0
@@ -63,13 +63,6 @@ class EngineState:
             response = await self._calls.request("GET", "/info")
             if response.status != 200:
                 raise EngineRefused(response.status, response.message())
-            raw = response.json()
-            self._facts = EngineFacts(
-                cpu_quota=bool(raw.get("CpuCfsQuota")),
-                cpu_shares=bool(raw.get("CPUShares")),
-                memory=bool(raw.get("MemoryLimit")),
-                swap=bool(raw.get("SwapLimit")),
-                pids=bool(raw.get("PidsLimit")),
-            )
+            self._facts = engine_facts(response.json())
             self._facts_at = now
         return self._facts

@@ -153,17 +153,6 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
-class EngineFacts:
-    """Which limits the engine can apply itself. What it can't becomes a property of the container's scope."""
-
-    cpu_quota: bool
-    cpu_shares: bool
-    memory: bool
-    swap: bool
-    pids: bool
-
-
-@dataclass(frozen=True, slots=True)
 class HealthTimes:
     """Intervals of a health check in nanoseconds; 0 = not set there."""
 

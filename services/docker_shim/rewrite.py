@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ds01.common.limits import Limits, Policies
+from ds01.common.model import EngineFacts
 from ds01.docker_shim.gpus import cdi_request
-from ds01.docker_shim.model import EngineFacts, HealthTimes, Json, Origin, Owner, Reason, Refused, Wish
+from ds01.docker_shim.model import HealthTimes, Json, Origin, Owner, Reason, Refused, Wish
 
 DS01_LABELS = (
     "ds01.uid",

@@ -14,15 +14,16 @@ from worlds import STUDENT
 from ds01.common.limits import Policies
 from ds01.docker_shim.fields import CONFIG, EXEC_CREATE, EXEC_START, HOST_CONFIG, Use, judge
 from ds01.docker_shim.guard import vet
-from ds01.docker_shim.model import EngineFacts, GpuWish, HealthTimes, Json, Origin, Owner, Reason, Refused, Wish
+from ds01.common.model import EngineFacts
+from ds01.docker_shim.model import GpuWish, HealthTimes, Json, Origin, Owner, Reason, Refused, Wish
 from ds01.docker_shim.rewrite import DS01_LABELS, Built, backstop, bound, build
 from ds01.docker_shim.strictjson import dump, parse_object
 from ds01.docker_shim.wish import parse_name, parse_wish
 
 OWNER = Owner(1001, "alice", "student", "ds01-student-alice.slice")
 ORIGIN = Origin("req-12345678", "docker", "train")
-FULL_ENGINE = EngineFacts(cpu_quota=True, cpu_shares=True, memory=True, swap=True, pids=True)
-BARE_ENGINE = EngineFacts(cpu_quota=False, cpu_shares=False, memory=False, swap=False, pids=False)
+FULL_ENGINE = EngineFacts(cpu_quota=True, cpu_shares=True, memory=True, swap=True, pids=True, cpus=64)
+BARE_ENGINE = EngineFacts(cpu_quota=False, cpu_shares=False, memory=False, swap=False, pids=False, cpus=64)
 
 CLI_26 = json.loads(
     """{"Hostname":"","Domainname":"","User":"","AttachStdin":false,"AttachStdout":true,"AttachStderr":true,
@@ -509,7 +510,7 @@ plausible_config = st.fixed_dictionaries(
         "Cmd": st.lists(st.text(max_size=5), max_size=3),
     },
 )
-engines = st.builds(EngineFacts, *(st.booleans() for _ in range(5)))
+engines = st.builds(EngineFacts, *(st.booleans() for _ in range(5)), st.integers(1, 256))
 images = st.none() | st.builds(HealthTimes, st.integers(-5, 10 * SECOND), st.integers(0, 10 * SECOND))
 
 

@@ -1,0 +1,154 @@
+"""YAML text into a tree with places. The only importer of yaml for files that people write.
+
+Read from the parser's events, one after the other, so that neither deep nesting nor aliases of aliases cost more than
+the text is long: an alias counts as all that it stands for.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from ds01.common.policy.tree import Map, Node, Pair, Place, Problem, Scalar, Seq
+
+MAX_BYTES = 4 * 1024 * 1024
+MAX_DEPTH = 12
+MAX_NODES = 400_000
+MAX_PROBLEMS = 50
+
+_Loader: Any = getattr(yaml, "CLoader", yaml.Loader)
+
+
+class _TooMuch(Exception):
+    def __init__(self, place: Place, text: str) -> None:
+        super().__init__(text)
+        self.problem = Problem(place, "", text)
+
+
+def read_tree(file: str, untrusted: bytes) -> tuple[Node | None, list[Problem]]:
+    """The tree of a file's only document, None for an empty file; and what is wrong with it as YAML.
+
+    Never raises, whatever the bytes are.
+    """
+    if len(untrusted) > MAX_BYTES:
+        size = f"{len(untrusted) / 2**20:.0f} MiB, and {MAX_BYTES // 2**20} MiB is the most"
+        return None, [Problem(Place(file), "", f"the file has {size}: remove what is not policy")]
+    try:
+        text = untrusted.decode("utf-8")
+    except UnicodeDecodeError as exc:
+        line = untrusted.count(b"\n", 0, exc.start) + 1
+        column = exc.start - (untrusted.rfind(b"\n", 0, exc.start) + 1) + 1
+        text = f"the byte 0x{untrusted[exc.start]:02x} is not UTF-8: save the file as UTF-8"
+        return None, [Problem(Place(file, line, column), "", text)]
+    builder = _Builder(file)
+    try:
+        return builder.build(text), builder.problems
+    except _TooMuch as exc:
+        return None, [exc.problem]
+    except yaml.MarkedYAMLError as exc:
+        return None, [*builder.problems, _syntax(file, exc)]
+    except (yaml.YAMLError, ValueError) as exc:
+        said = str(exc).splitlines()[0] if str(exc) else "not YAML"
+        return None, [*builder.problems, Problem(Place(file), "", f"is not YAML: {said}")]
+
+
+def _syntax(file: str, exc: Any) -> Problem:
+    mark = exc.problem_mark or exc.context_mark
+    place = Place(file, mark.line + 1, mark.column + 1) if mark else Place(file)
+    said = ", ".join(part for part in (exc.problem, exc.context) if part)
+    hint = "indent with spaces, not tabs" if "'\\t'" in said else "look at the indentation, colons and quotes here"
+    return Problem(place, "", f"is not YAML: {said}: {hint}")
+
+
+class _Builder:
+    """Builds one document."""
+
+    def __init__(self, file: str) -> None:
+        self._file = file
+        self._anchors: dict[str, tuple[Node, int]] = {}
+        self.problems: list[Problem] = []
+
+    def build(self, text: str) -> Node | None:
+        root: Node | None = None
+        open_: list[_Open] = []
+        total = 0
+        events: Any = yaml.parse(text, Loader=_Loader)
+        for event in events:
+            kind = type(event)
+            if kind is yaml.ScalarEvent:
+                node: Node = Scalar(self._place(event), event.value, not event.style)
+                weight = 1
+                self._anchor(event, node, weight)
+            elif kind is yaml.MappingStartEvent or kind is yaml.SequenceStartEvent:
+                open_.append(_Open(event, kind is yaml.MappingStartEvent))
+                if len(open_) > MAX_DEPTH:
+                    raise _TooMuch(self._place(event), f"is nested more than {MAX_DEPTH} deep: no key needs that")
+                continue
+            elif kind is yaml.MappingEndEvent or kind is yaml.SequenceEndEvent:
+                done = open_.pop()
+                node, weight = self._closed(done), done.weight
+                self._anchor(done.event, node, weight)
+            elif kind is yaml.AliasEvent:
+                node, weight = self._alias(event)
+            elif kind is yaml.DocumentStartEvent and root is not None:
+                raise _TooMuch(self._place(event), "a second document begins: keep one, without '---' in between")
+            else:
+                continue
+            total += 1
+            if total > MAX_NODES or weight > MAX_NODES:
+                raise _TooMuch(self._place(event), f"stands for more than {MAX_NODES} values: write them out or fewer")
+            if open_:
+                open_[-1].items.append(node)
+                open_[-1].weight += weight
+            else:
+                root = node
+        return None if isinstance(root, Scalar) and root.is_empty else root
+
+    def _anchor(self, event: Any, node: Node, weight: int) -> None:
+        if event.tag is not None and event.tag != "!":
+            self._problem(self._place(event), f"'{event.tag[:40]}' is a tag, and no value here needs one: remove it")
+        if event.anchor is not None:
+            self._anchors[event.anchor] = (node, weight)
+
+    def _alias(self, event: Any) -> tuple[Node, int]:
+        known = self._anchors.get(event.anchor)
+        if known is None:
+            raise _TooMuch(self._place(event), f"'*{event.anchor[:40]}' stands for nothing: there is no such anchor")
+        return known
+
+    def _closed(self, done: _Open) -> Node:
+        place = self._place(done.event)
+        if not done.is_map:
+            return Seq(place, tuple(done.items))
+        pairs: list[Pair] = []
+        seen: dict[str, int] = {}
+        for key, value in zip(done.items[::2], done.items[1::2], strict=True):
+            if not isinstance(key, Scalar):
+                self._problem(key.place, "a key must be a word")
+            elif key.text in seen:
+                self._problem(key.place, f"'{key.text[:60]}' stands twice, first in line {seen[key.text]}: keep one")
+            else:
+                seen[key.text] = key.place.line
+                pairs.append(Pair(key, value))
+        return Map(place, tuple(pairs))
+
+    def _problem(self, place: Place, text: str) -> None:
+        if len(self.problems) < MAX_PROBLEMS:
+            self.problems.append(Problem(place, "", text))
+
+    def _place(self, event: Any) -> Place:
+        mark = event.start_mark
+        return Place(self._file, mark.line + 1, mark.column + 1)
+
+
+class _Open:
+    """A mapping or list whose end has not come yet; `weight` counts what it stands for."""
+
+    __slots__ = ("event", "is_map", "items", "weight")
+
+    def __init__(self, event: Any, is_map: bool) -> None:
+        self.event = event
+        self.is_map = is_map
+        self.items: list[Node] = []
+        self.weight = 1
