@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from typing import Any
 
 import click
 
-from ds01.cli import render
+from ds01.cli import notices, render
 from ds01.cli.allocator_api import call
 from ds01.cli.exits import CommandError, end
+from ds01.cli.policy import policy
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -21,7 +23,11 @@ def main() -> None:
     Examples:
       ds01 status
       ds01 explain gpu 2
+      ds01 policy show
     """
+
+
+main.add_command(policy)
 
 
 @main.command()
@@ -36,6 +42,8 @@ def status(as_json: bool) -> None:
       ds01 status
       ds01 status --json
     """
+    for sentence in notices.shrinking(os.getuid(), time.time()):
+        click.echo(f"note: {sentence}", err=True)
     overview = _ask("List")
     if as_json:
         click.echo(json.dumps(overview, indent=2))

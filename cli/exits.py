@@ -18,6 +18,7 @@ class Exit(IntEnum):
     TAKEN = 73
     NONE_NOW = 75
     NOT_PERMITTED = 77
+    BAD_CONFIG = 78
 
 
 class CommandError(Exception):

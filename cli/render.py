@@ -24,6 +24,18 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+def sections(parts: Sequence[tuple[str, Sequence[Sequence[str]]]]) -> str:
+    """Titles with rows below them, the columns of all in line."""
+    widths = [max(map(len, column)) for column in zip(*(row for _, rows in parts for row in rows), strict=True)]
+    lines = []
+    for title, rows in parts:
+        lines += ["", title] if lines else [title]
+        for row in rows:
+            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            lines.append(f"  {'  '.join(cells)}".rstrip())
+    return "\n".join(lines)
+
+
 def unit_row(unit: Mapping[str, Any], now: float) -> list[str]:
     """One line of `ds01 status`: unit, profile, state, holder, container, until."""
     holder = "you" if unit["mine"] else unit["user"] or (f"({unit['group']})" if unit["group"] else "")
@@ -37,8 +49,12 @@ def end_of(unit: Mapping[str, Any], now: float) -> str:
         return str(unit["reason"])
     if unit.get("until") is None:
         return ""
-    remaining_s = max(0.0, unit["until"] - now)
-    return f"{time.strftime('%H:%M', time.localtime(unit['until']))} (in {duration(remaining_s)})"
+    return clock(unit["until"], now)
+
+
+def clock(at: float, now: float) -> str:
+    """`14:30 (in 25 min)`."""
+    return f"{time.strftime('%H:%M', time.localtime(at))} (in {duration(max(0.0, at - now))})"
 
 
 def duration(seconds: float) -> str:

@@ -35,6 +35,8 @@ _FOLDERS = {
 }
 _SINGLE = {
     "config/policy.json": "/usr/share/ds01/policy.json",
+    "config/resource-limits.yaml": "/usr/share/ds01/resource-limits.yaml",
+    "config/resource-limits.reference.yaml": "/usr/share/doc/ds01/resource-limits.reference.yaml",
     "packaging/ds01.catalog": "/usr/lib/systemd/catalog/ds01.catalog",
     "units/journald@ds01.conf": "/usr/lib/systemd/journald@ds01.conf",
 }

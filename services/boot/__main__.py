@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from pathlib import Path
 
 from ds01.boot.restore import Restored, owners, plan_slices, restore_devices, restore_policy
 from ds01.common.adapters.journal import JournalEventLog
@@ -15,10 +14,9 @@ from ds01.common.inventory import read_inventory
 from ds01.common.ledger import LEDGER_FILE, Ledger
 from ds01.common.model import Lease
 from ds01.common.peer import account
-from ds01.common.policyfile import POLICY_FILE
+from ds01.common.policyfile import LAST_GOOD, POLICY_FILE
+from ds01.common.slices import plan_machine
 from ds01.common.slicestate import read_owners
-
-LAST_GOOD = Path("/var/lib/ds01/policy.json")
 
 
 async def restore() -> Restored:
@@ -30,6 +28,8 @@ async def restore() -> Restored:
     leases = _leases()
     policy = restore_policy(LAST_GOOD, POLICY_FILE)
     systemd = Systemd()
+    for plan in plan_machine(policy.machine):
+        await systemd.set_properties(plan.name, plan.properties)
     plans = plan_slices(owners(read_owners(), leases), policy, account)
     for plan in plans:
         await systemd.ensure_slice(plan)

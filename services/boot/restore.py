@@ -17,7 +17,7 @@ from ds01.common.events import Event
 from ds01.common.inventory import Inventory
 from ds01.common.limits import Policy, parse_policy
 from ds01.common.model import Lease
-from ds01.common.slices import SlicePlan, plan_user
+from ds01.common.slices import NO_TOTAL, SlicePlan, plan_user
 from ds01.common.slicestate import SliceOwner
 
 
@@ -68,8 +68,10 @@ def plan_slices(
         try:
             limits = policy.limits_for(*account(owner.uid))
         except PeerRefused:
-            limits = policy.groups[owner.group if owner.group in policy.groups else policy.default_group].limits
-        for plan in plan_user(owner.user, owner.uid, owner.group, limits.aggregate):
+            limits = policy.limits_in(owner.group, owner.user)
+        group = policy.groups.get(owner.group)
+        total = NO_TOTAL if group is None else group.total
+        for plan in plan_user(owner.user, owner.uid, owner.group, limits.aggregate, total):
             plans[plan.name] = plan
     return sorted(plans.values(), key=lambda plan: plan.name.count("-"))
 

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Protocol
 
-from ds01.common.errors import Unavailable
+from ds01.common.errors import Ds01Error, Unavailable
 
 LISTEN_FDS_START = 3
 """sd_listen_fds(3)."""
@@ -22,9 +22,36 @@ class Notify(Protocol):
     """systemd's ear."""
 
     def ready(self, status: str) -> None: ...
+    def reloading(self) -> None: ...
+    def reloaded(self) -> None: ...
     def status(self, text: str) -> None: ...
     def alive(self) -> None: ...
     def stopping(self) -> None: ...
+
+
+class Reloads:
+    """What `systemctl reload` does: SIGHUP runs `work`, one at a time, and systemd waits for its end."""
+
+    def __init__(self) -> None:
+        self.work: Callable[[], Awaitable[None]] | None = None
+        self._asked = asyncio.Event()
+
+    def ask(self) -> None:
+        """Run `work` soon; asked during a run, once more after it."""
+        self._asked.set()
+
+    async def serve(self, notify: Notify) -> None:
+        """For ever."""
+        while True:
+            await self._asked.wait()
+            self._asked.clear()
+            notify.reloading()
+            try:
+                if self.work is not None:
+                    await self.work()
+            except Ds01Error as exc:
+                logging.getLogger(__name__).warning("not everything could be done again: %s", exc)
+            notify.reloaded()
 
 
 def listen_sockets(environ: Mapping[str, str], pid: int) -> dict[str, list[socket.socket]]:
@@ -51,17 +78,17 @@ def watchdog_period_s(environ: Mapping[str, str]) -> float | None:
     return int(usec) / 2_000_000 if usec else None
 
 
-def run(start: Callable[[AsyncExitStack], Awaitable[str]], notify: Notify) -> None:
+def run(start: Callable[[AsyncExitStack], Awaitable[str]], notify: Notify, reloads: Reloads | None = None) -> None:
     """Run a daemon: `start` brings everything up and returns the status line; ends on SIGTERM or SIGINT.
 
     What `start` enters on the stack is closed in reverse order at the end. A background task that dies ends the
     daemon with status 1, so that systemd starts it again.
     """
     logging.basicConfig(level=os.environ.get("DS01_LOG_LEVEL", "INFO"), format="%(message)s", stream=sys.stderr)
-    asyncio.run(_run(start, notify))
+    asyncio.run(_run(start, notify, reloads))
 
 
-async def _run(start: Callable[[AsyncExitStack], Awaitable[str]], notify: Notify) -> None:
+async def _run(start: Callable[[AsyncExitStack], Awaitable[str]], notify: Notify, reloads: Reloads | None) -> None:
     loop = asyncio.get_running_loop()
     stop: asyncio.Future[None] = loop.create_future()
 
@@ -71,8 +98,12 @@ async def _run(start: Callable[[AsyncExitStack], Awaitable[str]], notify: Notify
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
+    if reloads is not None:
+        loop.add_signal_handler(signal.SIGHUP, reloads.ask)
     async with AsyncExitStack() as stack:
         notify.ready(await start(stack))
+        if reloads is not None:
+            stack.callback(supervise(asyncio.create_task(reloads.serve(notify), name="reload")).cancel)
         period_s = watchdog_period_s(os.environ)
         while not stop.done():
             notify.alive()

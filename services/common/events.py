@@ -115,6 +115,55 @@ EVENTS: dict[str, EventKind] = {
         "The slice of a user was made with its limits",
         "See 'systemctl status' of the slice and 'systemd-cgls' for what runs in it.",
     ),
+    "limits.applied": EventKind(
+        "e95cbefdea2c42e09407d3dce68656c6",
+        Priority.INFO,
+        "Limits changed on something that runs",
+        "DS01_OLD and DS01_NEW are the limits before and after; the policy of now asks for the new ones.\n"
+        "'ds01 policy explain' tells where a limit comes from.",
+    ),
+    "limits.restored": EventKind(
+        "bf88372159c542828d8ac184f55bccaf",
+        Priority.NOTICE,
+        "Limits that were changed by hand hold again",
+        "Limits come from /etc/ds01/resource-limits.yaml alone: edit it, and it holds at once. DS01_REASON names the\n"
+        "drop-ins that say otherwise; 'systemctl revert UNIT' removes them.",
+    ),
+    "limits.rejected": EventKind(
+        "63d728f279a64c6e884a597e0789ce8e",
+        Priority.NOTICE,
+        "The policy's files can't be used and nothing was changed",
+        "The last good policy goes on holding. 'ds01 policy check' tells every problem with its line, and what to\n"
+        "write instead.",
+    ),
+    "limits.postponed": EventKind(
+        "a2f48920c3d245c4a177fd23a3e4ff19",
+        Priority.NOTICE,
+        "A lowered memory limit waits, since more is in use",
+        "CPU, processes and memory_high follow at once; memory_max when the use has gone down, or after\n"
+        "policies.shrink_grace all the same. DS01_USED is in use, DS01_LIMIT the limit to come.",
+    ),
+    "limits.failed": EventKind(
+        "bfcbfcd0a36c4bb0be974aceb5cfc007",
+        Priority.NOTICE,
+        "A limit could not be set",
+        "DS01_REASON says why. It is tried again; until then the former limit holds.",
+    ),
+    "policy.published": EventKind(
+        "743e7212d5dd47e8aed176899cf3ffae",
+        Priority.INFO,
+        "A new policy holds",
+        "It was read from /etc/ds01 and compiled to /run/ds01/policy.json. 'ds01 policy show' tells what holds for\n"
+        "whom.",
+    ),
+    "container.oom-killed": EventKind(
+        "3fd5896d54184010a7db67bd79f0ce2d",
+        Priority.NOTICE,
+        "A container was out of memory",
+        "The kernel killed a process in it, at the container's own limit or at that of all its owner's containers\n"
+        "together. "
+        "DS01_LIMIT tells both; more memory is asked for with 'docker run --memory', up to the limit.",
+    ),
     "engine.lost": EventKind(
         "8d42cdbda9bd43bdb00514a76a229ead",
         Priority.NOTICE,

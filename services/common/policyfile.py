@@ -9,6 +9,7 @@ from ds01.common.errors import PolicyInvalid
 from ds01.common.limits import Policy, parse_policy
 
 POLICY_FILE = Path("/run/ds01/policy.json")
+LAST_GOOD = Path("/var/lib/ds01/policy.json")
 
 
 def load_policy(path: Path = POLICY_FILE) -> Policy:

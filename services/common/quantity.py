@@ -15,14 +15,16 @@ _SIZES = {"b": 1, "k": KIB, "m": KIB**2, "g": KIB**3, "t": KIB**4}
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _NUMBER = r"(?:0|[1-9][0-9]{0,14})(?:\.[0-9]{1,6})?"
 _PLAIN_NUMBER = re.compile(_NUMBER)
-_SIZE = re.compile(rf"({_NUMBER})\s*([bkmgt])(ib)?", re.IGNORECASE)
-_DECIMAL_SIZE = re.compile(rf"({_NUMBER})\s*([kmgt])b", re.IGNORECASE)
-_DURATION = re.compile(rf"({_NUMBER})\s*([smhdw])")
-_PERCENT = re.compile(rf"({_NUMBER})\s*%")
-_SHARE = re.compile(rf"({_NUMBER})\s*% of machine")
+_SIZE = re.compile(rf"({_NUMBER}) ?([bkmgt])(ib)?", re.IGNORECASE | re.ASCII)
+_DECIMAL_SIZE = re.compile(rf"({_NUMBER}) ?([kmgt])b", re.IGNORECASE | re.ASCII)
+_DURATION = re.compile(rf"({_NUMBER}) ?([smhdw])")
+_PERCENT = re.compile(rf"({_NUMBER}) ?%")
+_SHARE = re.compile(rf"({_NUMBER}) ?% of machine")
 _FRACTION = re.compile(r"([0-9]{1,6})/([1-9][0-9]{0,5})")
 _MAX = 2**53
 """Above this a number is no longer exact in every JSON reader."""
+_LONGEST_S = 36_500 * 86400
+"""Added to a date, more than this leaves the calendar; a hundred years are no limit either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class Share:
     percent: Fraction
 
     def __str__(self) -> str:
-        return f"{number(float(self.percent))}% of machine"
+        return f"{f'{float(self.percent):.6f}'.rstrip('0').rstrip('.')}% of machine"
 
 
 def parse_size(text: str) -> int | Share:
@@ -62,7 +64,8 @@ def parse_duration(text: str) -> float:
             raise ValueError(f"'{text}' is a number to base 60 in YAML 1.1: write {sexagesimal[1]}h{sexagesimal[2]}m")
         raise ValueError(f"{_odd(text)} is not a duration: write one like 24h, 30m, 0.5h or 7d")
     seconds = sum((Fraction(part[1]) * _SECONDS[part[2]] for part in parts), Fraction(0))
-    _small(int(seconds), text)
+    if seconds > _LONGEST_S:
+        raise ValueError(f"{_odd(text)} is more than a hundred years: write less, such as 30d")
     return float(seconds)
 
 
@@ -120,11 +123,18 @@ def parse_gpus(text: str) -> Fraction:
 
 
 def size_text(size_bytes: int) -> str:
-    """`64 GiB`; exact, in the largest unit that needs no more than two decimals."""
+    """`64 GiB`, in the largest unit that there is one of, to two decimals."""
     for unit, one in (("TiB", KIB**4), ("GiB", KIB**3), ("MiB", KIB**2), ("KiB", KIB)):
         if size_bytes >= one:
             return f"{number(size_bytes / one)} {unit}"
     return f"{size_bytes} B"
+
+
+def size_text_within(size_bytes: int) -> str:
+    """As `size_text`, but never more than `size_bytes`: what is told as the most must be right when it is written."""
+    one = next((one for one in (KIB**4, KIB**3, KIB**2, KIB) if size_bytes >= one), 1)
+    hundredths = size_bytes * 100 // one
+    return size_text(-(-hundredths * one // 100))
 
 
 def duration_text(seconds: float) -> str:

@@ -9,8 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ds01.common.limits import Aggregate
-from ds01.common.unitnames import group_slice, user_slice
+from ds01.common.limits import Aggregate, MachineLimits
+from ds01.common.unitnames import ROOT_SLICE, group_slice, user_slice
+
+ENGINE_SLICE = "docker.slice"
+JOB_SERVICES = ("cron.service", "atd.service")
+NO_TOTAL = Aggregate()
 
 UNLIMITED = 2**64 - 1
 """systemd's "infinity" for sizes and counts (UINT64_MAX on D-Bus)."""
@@ -26,13 +30,38 @@ class SlicePlan:
     properties: Mapping[str, PropertyValue]
 
 
-def plan_user(user: str, uid: int, group: str, aggregate: Aggregate) -> tuple[SlicePlan, SlicePlan]:
-    """The slices of `user`, parent first: his group's for accounting, his own with his limits."""
-    parent = SlicePlan(group_slice(group), {"Description": "DS01 group", **_accounting()})
+def plan_user(
+    user: str, uid: int, group: str, aggregate: Aggregate, total: Aggregate = NO_TOTAL
+) -> tuple[SlicePlan, SlicePlan]:
+    """The slices of `user`, parent first: his group's with the limits of the whole group, his own with his limits."""
+    parent = SlicePlan(group_slice(group), {"Description": "DS01 group", **_accounting(), **properties(total)})
     own = SlicePlan(
         user_slice(group, user, uid), {"Description": f"DS01 user {uid}", **_accounting(), **properties(aggregate)}
     )
     return parent, own
+
+
+def plan_machine(machine: MachineLimits) -> tuple[SlicePlan, SlicePlan]:
+    """The limits of all containers together, and of the engine. Both slices are unit files of ours."""
+    return SlicePlan(ROOT_SLICE, properties(machine.root)), SlicePlan(ENGINE_SLICE, properties(machine.engine))
+
+
+def plan_jobs(machine: MachineLimits) -> tuple[SlicePlan, ...]:
+    """The services in which everybody's cron and at jobs run."""
+    return tuple(SlicePlan(name, properties(machine.jobs)) for name in JOB_SERVICES)
+
+
+def plan_login(uid: int, login: Aggregate) -> SlicePlan:
+    """The slice in which logind puts the sessions of `uid`."""
+    return SlicePlan(f"user-{uid}.slice", properties(login))
+
+
+def cgroup_of(unit: str) -> str:
+    """The path of a slice, or of a service in system.slice, below the root of the cgroup hierarchy."""
+    if not unit.endswith(".slice"):
+        return f"system.slice/{unit}"
+    parts = unit.removesuffix(".slice").split("-")
+    return "/".join(f"{'-'.join(parts[:count])}.slice" for count in range(1, len(parts) + 1))
 
 
 def properties(aggregate: Aggregate) -> dict[str, PropertyValue]:

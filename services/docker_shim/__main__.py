@@ -21,11 +21,11 @@ from ds01.docker_shim.engine_state import EngineState
 from ds01.docker_shim.hangups import Hangups
 from ds01.docker_shim.refusals import Coalescer
 from ds01.docker_shim.relay import Relayer
-from ds01.docker_shim.server import Server
+from ds01.docker_shim.server import Budget, Server
 
 PROBE_TIMEOUT_S = 1.5
 WORK_TIMEOUT_S = 300.0
-CONNECTIONS_WITHOUT_POLICY = 32
+WITHOUT_POLICY = Budget(connections=32, streams=32)
 
 
 async def start(stack: AsyncExitStack) -> str:
@@ -39,13 +39,14 @@ async def start(stack: AsyncExitStack) -> str:
     hangups = Hangups()
     stack.callback(hangups.close)
 
-    def max_connections(peer: Peer) -> int:
+    def budget(peer: Peer) -> Budget:
         try:
-            return policy.current().limits_for(peer.user, peer.groups).max_connections
+            limits = policy.current().limits_for(peer.user, peer.groups)
         except PolicyInvalid:
-            return CONNECTIONS_WITHOUT_POLICY
+            return WITHOUT_POLICY
+        return Budget(limits.max_connections, limits.max_streams)
 
-    server = Server(Actions(doors), Relayer(hangups), state, audit, identify, max_connections)
+    server = Server(Actions(doors), Relayer(hangups), state, audit, identify, budget)
     stack.push_async_callback(server.close)
     listeners = listen_sockets(os.environ, os.getpid())["docker"]
     works = [server.accept(listener) for listener in listeners]

@@ -36,8 +36,13 @@ MAX_EXEC_BODY = 64 * 1024
 PING_HEADERS = (("Builder-Version", "1"), ("Api-Version", API_VERSION))
 """Builder 1 makes clients choose the classic builder by themselves."""
 
-STREAMED_BODY = frozenset({Action.FORWARD, Action.LIST, Action.TAKE_OVER, Action.EXEC_CREATE, Action.EXEC_START})
+STREAMED_BODY = frozenset(
+    {Action.FORWARD, Action.STREAM, Action.LIST, Action.TAKE_OVER, Action.EXEC_CREATE, Action.EXEC_START}
+)
 """Actions whose body goes through unread when an administrator asks."""
+
+STAYS_OPEN = frozenset({Action.STREAM, Action.TAKE_OVER, Action.EXEC_START})
+"""Actions whose answer lasts as long as a container, or a client, likes."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{7,63}")
 _HOP_BY_HOP = frozenset(
@@ -209,6 +214,7 @@ class Actions:
             engine_target(filled(match, **resolved), tuple(passed.query.items())),
             body=sent,
             takes_over=passed.action in (Action.TAKE_OVER, Action.EXEC_START),
+            stays_open=passed.action in STAYS_OPEN,
             upgrade="tcp" if head.upgrade else "",
         )
 

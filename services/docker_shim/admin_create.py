@@ -61,5 +61,5 @@ def build_admin(wish: AdminWish, owner: Owner, origin: Origin, lease: str) -> Bu
         config["Env"] = [*kept, VOID]
         host["DeviceRequests"] = cdi_request(lease) if lease else None
     config["HostConfig"] = host
-    config["Labels"] = {**wish.labels, **labels(owner, origin, lease, wish.unmanaged)}
+    config["Labels"] = {**wish.labels, **labels(owner, origin, lease, None, wish.unmanaged)}
     return Built(config, wish.gpus.warnings)

@@ -49,7 +49,7 @@ class Draft:
 
     image: str
     units: int
-    finish: Callable[[Owner, str, EngineFacts, HealthTimes | None], Built]
+    finish: Callable[[Owner, str, HealthTimes | None], Built]
     vet: Callable[[Mapping[str, Json]], str]
     query: Mapping[str, str]
 
@@ -89,7 +89,8 @@ class Creator:
         name = parse_name(query.get("name", ""))
         if isinstance(name, Refused):
             return name
-        draft = draft_of(client, query, untrusted_body, Origin(request, interface, name))
+        facts = await self._state.facts()
+        draft = draft_of(client, facts, query, untrusted_body, Origin(request, interface, name))
         if isinstance(draft, Refused):
             return draft
         lock = self._locks.setdefault(client.uid, asyncio.Lock())
@@ -104,7 +105,6 @@ class Creator:
         image = await self._image(draft.image)
         if isinstance(image, Answer):
             return image
-        facts = await self._state.facts()
         owner = await self._limits.ensure_slice(client.uid, client.user)
         if isinstance(owner, Refused):
             return owner
@@ -115,7 +115,7 @@ class Creator:
                 return leased
             grant = leased
         try:
-            answer = await self._send(draft, draft.finish(owner, grant.lease, facts, image), grant, origin.name)
+            answer = await self._send(draft, draft.finish(owner, grant.lease, image), grant, origin.name)
         except BaseException:
             await self._give_back(grant, "the container could not be created")
             raise
@@ -160,8 +160,10 @@ class Creator:
         return HealthTimes(int(health.get("Interval") or 0), int(health.get("StartInterval") or 0))
 
 
-def draft_of(client: Client, query: Mapping[str, str], untrusted_body: bytes, origin: Origin) -> Draft | Refused:
-    """What a create body asks for, judged and bounded."""
+def draft_of(
+    client: Client, facts: EngineFacts, query: Mapping[str, str], untrusted_body: bytes, origin: Origin
+) -> Draft | Refused:
+    """What a create body asks for, judged and bounded by the limits and by what the engine has."""
     untrusted = parse_object(untrusted_body)
     if isinstance(untrusted, Refused):
         return untrusted
@@ -171,15 +173,15 @@ def draft_of(client: Client, query: Mapping[str, str], untrusted_body: bytes, or
     wish = parse_wish(untrusted, client.policies.gpus_all_means)
     if isinstance(wish, Refused):
         return wish
-    sizes = bound(wish, client.limits)
+    sizes = bound(wish, client.limits, facts.cpus)
     if isinstance(sizes, Refused):
         return sizes
     last_resort = backstop(client.limits, client.policies)
     return Draft(
         wish.image,
         wish.gpus.units,
-        lambda owner, lease, facts, image: build(wish, sizes, owner, origin, lease, last_resort, facts, image),
-        lambda body: vet(body, client.uid, client.limits),
+        lambda owner, lease, image: build(wish, sizes, owner, origin, lease, last_resort, facts, image),
+        lambda body: vet(body, client.uid, client.limits, facts.cpus),
         sent,
     )
 
@@ -209,7 +211,7 @@ def _admin_draft(
     return Draft(
         image,
         wish.gpus.units,
-        lambda owner, lease, facts, times: build_admin(wish, owner, origin, lease),
+        lambda owner, lease, times: build_admin(wish, owner, origin, lease),
         lambda body: "",
         sent,
     )

@@ -116,7 +116,7 @@ CONFIG: Mapping[str, Field] = {
 
 HOST_CONFIG: Mapping[str, Field] = {
     "Memory": _ours(Shape.NUMBER, 0, -1),
-    "MemorySwap": _ours(Shape.NUMBER, 0),
+    "MemorySwap": _ours(Shape.NUMBER, 0, -1),
     "MemoryReservation": _ours(Shape.NUMBER, 0),
     "NanoCpus": _ours(Shape.NUMBER, 0),
     "CpuQuota": _ours(Shape.NUMBER, 0, -1),

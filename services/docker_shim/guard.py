@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ds01.common.limits import Limits
+from ds01.common.sizes import LABEL, cpus_to_nano, parse_asked, sizes_for
 from ds01.common.unitnames import owner_of
 from ds01.docker_shim.fields import CONFIG, Use
 from ds01.docker_shim.gpus import CDI_KIND
@@ -19,11 +20,10 @@ from ds01.docker_shim.rewrite import (
     CAP_DROP,
     DS01_LABELS,
     LOG_CONFIG,
-    MIN_HEALTH_NS,
     NVIDIA_PREFIX,
     PROPERTY,
     VOID,
-    cpus_to_nano,
+    health_ns,
 )
 from ds01.docker_shim.routes import Action, Kind, Match, match
 
@@ -56,10 +56,12 @@ _SENT_HOST_CONFIG = frozenset(
         "DeviceRequests",
     ]
 )
-_SENT_ANNOTATIONS = frozenset(
-    PROPERTY + name for name in ("RuntimeMaxUSec", "TimeoutStopUSec", "CPUQuotaPerSecUSec", "MemoryMax", "TasksMax")
-)
-_BACKSTOPS = (f"{PROPERTY}RuntimeMaxUSec", f"{PROPERTY}TimeoutStopUSec")
+_CPU_STEP = 1000
+_IN_SCOPE = {"NanoCpus": ("CPUQuotaPerSecUSec", _CPU_STEP), "Memory": ("MemoryMax", 1), "PidsLimit": ("TasksMax", 1)}
+"""Fields whose limit goes to the scope where the engine can't apply it: systemd's property, and its unit in ours."""
+
+_BACKSTOPS = frozenset({f"{PROPERTY}RuntimeMaxUSec", f"{PROPERTY}TimeoutStopUSec"})
+_SENT_ANNOTATIONS = _BACKSTOPS | {PROPERTY + name for name, _ in _IN_SCOPE.values()}
 _SENT_CONFIG = frozenset(name for name, field in CONFIG.items() if field.use is Use.PASS) | {
     "Env",
     "Labels",
@@ -112,8 +114,8 @@ def decide(head: Head, target: Target, is_admin: bool) -> Passed | Refused:
     return _framing(head, route.action) or _query(target, route.query) or Passed(found, target, query)
 
 
-def vet(body: Mapping[str, Json], owner_uid: int, limits: Limits) -> str:
-    """What is wrong with a finished create body; "" if nothing is."""
+def vet(body: Mapping[str, Json], owner_uid: int, limits: Limits, engine_cpus: int) -> str:
+    """What is wrong with a finished create body; "" if nothing is. `engine_cpus`: 0 = unknown."""
     host = body.get("HostConfig")
     labels = body.get("Labels")
     if not isinstance(host, dict) or not isinstance(labels, dict):
@@ -124,9 +126,10 @@ def vet(body: Mapping[str, Json], owner_uid: int, limits: Limits) -> str:
     return (
         _vet_labels(labels, owner_uid)
         or _vet_environment(body.get("Env"))
-        or _vet_health(body.get("Healthcheck"))
-        or _vet_host(host)
+        or _vet_health(body.get("Healthcheck"), health_ns(limits))
+        or _vet_host(host, limits)
         or _vet_sizes(host, limits)
+        or _vet_asked(host, labels, limits, engine_cpus)
     )
 
 
@@ -169,12 +172,12 @@ def _vet_environment(env: Json) -> str:
     return "" if nvidia == [VOID] else "the NVIDIA variables are not ours"
 
 
-def _vet_health(health: Json) -> str:
+def _vet_health(health: Json, least_ns: int) -> str:
     if health is None:
         return ""
     if not isinstance(health, dict):
         return "Healthcheck is not an object"
-    short = [name for name in ("Interval", "StartInterval") if not _at_least(health.get(name, 0), MIN_HEALTH_NS)]
+    short = [name for name in ("Interval", "StartInterval") if not _at_least(health.get(name, 0), least_ns)]
     return f"Healthcheck.{short[0]} is too short" if short else ""
 
 
@@ -183,7 +186,7 @@ def _at_least(value: Json, least: int) -> bool:
     return isinstance(value, int) and (value == 0 or value >= least)
 
 
-def _vet_host(host: Mapping[str, Json]) -> str:
+def _vet_host(host: Mapping[str, Json], limits: Limits) -> str:
     parent = host.get("CgroupParent")
     annotations = host.get("Annotations")
     if not isinstance(parent, str) or owner_of(parent) is None:
@@ -196,8 +199,8 @@ def _vet_host(host: Mapping[str, Json]) -> str:
         return "Annotations are not ours"
     if not all(isinstance(value, str) and _NUMBER.fullmatch(value) for value in annotations.values()):
         return "an annotation is not a number"
-    if not all(name in annotations for name in _BACKSTOPS):
-        return "the backstop is missing"
+    if {name for name in _BACKSTOPS if name in annotations} != (set() if limits.max_runtime_s is None else _BACKSTOPS):
+        return "the backstop is missing, or there is one without a limit"
     return _vet_devices(host.get("DeviceRequests"))
 
 
@@ -215,22 +218,39 @@ def _vet_devices(requests: Json) -> str:
 
 
 def _vet_sizes(host: Mapping[str, Json], limits: Limits) -> str:
-    annotations = host["Annotations"]
-    assert isinstance(annotations, dict)
-    for field, name, most, per in (
-        ("NanoCpus", "CPUQuotaPerSecUSec", cpus_to_nano(limits.cpus), 1000),
-        ("Memory", "MemoryMax", limits.memory_bytes, 1),
-        ("PidsLimit", "TasksMax", limits.pids, 1),
+    swap = max(limits.memory_bytes, limits.memory_swap_bytes)
+    for field, value, most in (
+        ("NanoCpus", _size(host, "NanoCpus"), cpus_to_nano(limits.cpus)),
+        ("Memory", _size(host, "Memory"), limits.memory_bytes),
+        ("PidsLimit", _size(host, "PidsLimit"), limits.pids),
+        ("ShmSize", host.get("ShmSize"), limits.shm_bytes),
+        ("MemorySwap", host.get("MemorySwap", 1), swap),
     ):
-        carried = annotations.get(PROPERTY + name)
-        value = host[field] if field in host else int(str(carried).split()[-1]) * per if carried else None
-        if not isinstance(value, int) or not 0 < value <= most:
-            return f"{field} is not within the limit"
-    for field, most in (("ShmSize", limits.shm_bytes), ("MemorySwap", limits.memory_bytes)):
-        value = host.get(field, 1)
         if not isinstance(value, int) or not 0 < value <= most:
             return f"{field} is not within the limit"
     return ""
+
+
+def _vet_asked(host: Mapping[str, Json], labels: Mapping[str, Json], limits: Limits, engine_cpus: int) -> str:
+    """Whoever works the sizes out again from the label must come to those that are sent."""
+    asked = parse_asked(str(labels[LABEL]))
+    if asked is None:
+        return f"{LABEL} can't be read"
+    sizes = sizes_for(asked, limits, engine_cpus)
+    sent = (_size(host, "NanoCpus"), _size(host, "Memory"), host.get("MemorySwap", sizes.memory_swap_bytes))
+    cpus = sizes.cpus_nano if "NanoCpus" in host else sizes.cpus_nano // _CPU_STEP * _CPU_STEP
+    wanted = (cpus, sizes.memory_bytes, sizes.memory_swap_bytes)
+    return "" if (*sent, _size(host, "PidsLimit")) == (*wanted, sizes.pids) else f"{LABEL} says other sizes"
+
+
+def _size(host: Mapping[str, Json], field: str) -> Json:
+    """A size where the engine applies it, or where it went to the container's scope, in the engine's own unit."""
+    name, step = _IN_SCOPE[field]
+    annotations = host["Annotations"]
+    assert isinstance(annotations, dict)
+    if field in host or PROPERTY + name not in annotations:
+        return host.get(field)
+    return int(str(annotations[PROPERTY + name]).split()[-1]) * step
 
 
 def _malformed(message: str) -> Refused:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TypeAlias
 
+from ds01.common.sizes import Asked
+
 Json: TypeAlias = "bool | int | str | list[Json] | dict[str, Json] | None"
 """A JSON value after strict parsing."""
 
@@ -24,6 +26,7 @@ class Reason(StrEnum):
     OVER_LIMIT = "over-limit"
     OVER_CONTAINERS = "over-containers"
     OVER_CONNECTIONS = "over-connections"
+    OVER_STREAMS = "over-streams"
     NOT_FOUND = "not-found"
     NOT_YOURS = "not-yours"
     NAME_TAKEN = "name-taken"
@@ -47,6 +50,7 @@ RECORDED = frozenset(
         Reason.OVER_LIMIT,
         Reason.OVER_CONTAINERS,
         Reason.OVER_CONNECTIONS,
+        Reason.OVER_STREAMS,
         Reason.NOT_YOURS,
         Reason.REQUEST_REUSED,
         Reason.LEASE_SHARED,
@@ -120,7 +124,8 @@ class Relay:
     """A request that we wrote, to be sent to the engine and its answer streamed back.
 
     `body` is what to send (None with `streams_body`: the client's own, an administrator's). `takes_over`: the
-    connection may become a raw stream. `headers` are added to the request, `answer_headers` replace the engine's.
+    connection may become a raw stream. `stays_open`: the answer may last, and counts as one of the user's streams.
+    `headers` are added to the request, `answer_headers` replace the engine's.
     """
 
     method: str
@@ -128,6 +133,7 @@ class Relay:
     body: bytes = b""
     streams_body: bool = False
     takes_over: bool = False
+    stays_open: bool = False
     upgrade: str = ""
     headers: tuple[tuple[str, str], ...] = ()
     answer_headers: tuple[tuple[str, str], ...] = ()
@@ -172,7 +178,7 @@ class GpuWish:
 class Wish:
     """What a user asks of a new container, after every field was judged. None = not said.
 
-    `config` holds the fields that pass to the engine as they are; `cpus_nano` comes from --cpus or quota/period.
+    `config` holds the fields that pass to the engine as they are; the CPUs come from --cpus or quota/period.
     """
 
     image: str
@@ -184,12 +190,9 @@ class Wish:
     console_size: tuple[int, int] | None
     auto_remove: bool
     init: bool | None
-    memory_bytes: int | None
-    memory_swap_bytes: int | None
+    asked: Asked
     memory_reservation_bytes: int | None
-    cpus_nano: int | None
     cpu_shares: int | None
-    pids: int | None
     shm_bytes: int | None
     gpus: GpuWish = field(default_factory=GpuWish)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from ds01.common.limits import Limits, Policies
 from ds01.common.model import EngineFacts
+from ds01.common.sizes import LABEL, NANO, Asked, ContainerSizes, cpus_to_nano, sizes_for
 from ds01.docker_shim.gpus import cdi_request
 from ds01.docker_shim.model import HealthTimes, Json, Origin, Owner, Reason, Refused, Wish
 
@@ -24,6 +25,7 @@ DS01_LABELS = (
     "ds01.managed",
     "ds01.unmanaged",
     "ds01.protected",
+    LABEL,
 )
 """The closed set of labels. All are always set, empty where they don't apply: an image's labels are inherited."""
 
@@ -31,26 +33,26 @@ CAP_DROP: tuple[Json, ...] = ("NET_RAW", "MKNOD")
 LOG_CONFIG: Mapping[str, Json] = {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}}
 VOID = "NVIDIA_VISIBLE_DEVICES=void"
 NVIDIA_PREFIX = "NVIDIA_"
-MIN_HEALTH_NS = 5_000_000_000
 MIN_CPUS_NANO = 10_000_000
 """The engine's own least."""
 
 DAY_S = 24 * 3600
+LONGEST_US = 10**18
+"""About as good as for ever, and systemd can still add it to the time of day."""
+
 PROPERTY = "org.systemd.property."
 """runc passes annotations of this prefix on to the container's scope."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """The limits of one container, decided."""
+    """The limits of one container, decided. `held` are those that change with the policy while it lives."""
 
-    memory_bytes: int
-    memory_swap_bytes: int
+    held: ContainerSizes
     memory_reservation_bytes: int
-    cpus_nano: int
     cpu_shares: int
-    pids: int
     shm_bytes: int
+    min_health_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,41 +63,20 @@ class Built:
     warnings: tuple[str, ...]
 
 
-def bound(wish: Wish, limits: Limits) -> Sizes | Refused:
-    """The sizes of the container: what was asked for, else the limit; more than the limit is refused."""
-    cpu_limit = cpus_to_nano(limits.cpus)
-    memory = wish.memory_bytes or limits.memory_bytes
-    swap = wish.memory_swap_bytes if wish.memory_swap_bytes is not None else memory
-    if wish.memory_swap_bytes is not None and swap != -1 and swap < memory:
-        return _malformed(
-            f"'--memory-swap' ({_gib(swap)}) is memory and swap together, below the {_gib(memory)} of memory"
-        )
-    asked = (
-        ("--memory", "of memory", memory, limits.memory_bytes, _gib),
-        ("--memory-swap", "of memory and swap", swap if swap != -1 else 2**62, limits.memory_bytes, _gib),
-        ("--memory-reservation", "of memory", wish.memory_reservation_bytes or 0, memory, _gib),
-        ("--cpus", "", wish.cpus_nano or cpu_limit, cpu_limit, _cpus),
-        ("--pids-limit", "", wish.pids or limits.pids, limits.pids, _processes),
-        ("--shm-size", "of shared memory", wish.shm_bytes or limits.shm_bytes, limits.shm_bytes, _gib),
-    )
-    for flag, what, requested, limit, shown in asked:
-        if requested > limit:
-            return _over(flag, what, shown(requested), shown(limit))
-        if requested < 0:
-            return _malformed(f"'{flag}' is below 0")
-    if wish.cpus_nano is not None and wish.cpus_nano < MIN_CPUS_NANO:
-        return _malformed(f"'--cpus' is {wish.cpus_nano / 1e9:g}, and must be 0.01 or more")
-    if wish.cpu_shares is not None and not 2 <= wish.cpu_shares <= 262_144:
-        return _malformed(f"'--cpu-shares' is {wish.cpu_shares}, and must be between 2 and 262144")
-    return Sizes(
-        memory_bytes=memory,
-        memory_swap_bytes=memory if swap == -1 else swap,
+def bound(wish: Wish, limits: Limits, engine_cpus: int) -> Sizes | Refused:
+    """The sizes of the container: what was asked for, else the limit; more than the limit is refused.
+
+    `engine_cpus` is how many CPUs the engine sees, 0 = unknown.
+    """
+    held = sizes_for(wish.asked, limits, engine_cpus)
+    sizes = Sizes(
+        held=held,
         memory_reservation_bytes=wish.memory_reservation_bytes or 0,
-        cpus_nano=wish.cpus_nano or cpu_limit,
         cpu_shares=wish.cpu_shares or 0,
-        pids=wish.pids or limits.pids,
         shm_bytes=wish.shm_bytes or limits.shm_bytes,
+        min_health_ns=health_ns(limits),
     )
+    return _senseless(wish) or _over_machine(wish, limits, engine_cpus) or _over_limits(wish, held, limits) or sizes
 
 
 def build(
@@ -110,9 +91,9 @@ def build(
 ) -> Built:
     """The body, with `lease` "" where no GPU was asked for; `image` are its own health check's times, if it has one."""
     env, env_warnings = _environment(wish.env)
-    health, health_warnings = _health(wish.health, image)
+    health, health_warnings = _health(wish.health, image, sizes.min_health_ns)
     config: dict[str, Json] = {**wish.config, "Image": wish.image, "Env": [*env]}
-    config["Labels"] = {**wish.labels, **labels(owner, origin, lease)}
+    config["Labels"] = {**wish.labels, **labels(owner, origin, lease, wish.asked)}
     if health:
         config["Healthcheck"] = health
     config["HostConfig"] = _host_config(wish, sizes, owner, lease, last_resort, engine)
@@ -120,16 +101,21 @@ def build(
 
 
 def backstop(limits: Limits, policies: Policies) -> dict[str, str]:
-    """Annotations that make systemd itself end a container, whoever of us is dead: a last resort for one start."""
+    """Annotations that make systemd itself end a container, whoever of us is dead: a last resort for one start.
+
+    None where the runtime has no limit.
+    """
+    if limits.max_runtime_s is None:
+        return {}
     longest_s = limits.max_runtime_s + policies.extension_budget_s + DAY_S
     return {
-        f"{PROPERTY}RuntimeMaxUSec": f"uint64 {int(longest_s * 1_000_000)}",
+        f"{PROPERTY}RuntimeMaxUSec": f"uint64 {min(int(longest_s * 1_000_000), LONGEST_US)}",
         f"{PROPERTY}TimeoutStopUSec": f"uint64 {int(policies.sigterm_grace_s * 1_000_000)}",
     }
 
 
-def labels(owner: Owner, origin: Origin, lease: str, unmanaged: bool = False) -> dict[str, Json]:
-    """Every key of the closed set."""
+def labels(owner: Owner, origin: Origin, lease: str, asked: Asked | None, unmanaged: bool = False) -> dict[str, Json]:
+    """Every key of the closed set. `asked` is None where the sizes are not the policy's."""
     said = {
         "ds01.uid": str(owner.uid),
         "ds01.user": owner.user,
@@ -140,13 +126,62 @@ def labels(owner: Owner, origin: Origin, lease: str, unmanaged: bool = False) ->
         "ds01.request": origin.request,
         "ds01.managed": "" if unmanaged else "1",
         "ds01.unmanaged": "1" if unmanaged else "",
+        LABEL: "" if asked is None else asked.label(),
     }
     return {key: said.get(key, "") for key in DS01_LABELS}
 
 
-def cpus_to_nano(cpus: float) -> int:
-    """CPUs as the engine counts them."""
-    return round(cpus * 1_000_000_000)
+def health_ns(limits: Limits) -> int:
+    """The least time between two health checks, as the engine counts it."""
+    return round(limits.min_healthcheck_interval_s * 1_000_000_000)
+
+
+def _senseless(wish: Wish) -> Refused | None:
+    asked = wish.asked
+    for flag, requested in (
+        ("--memory", asked.memory_bytes),
+        ("--memory-swap", asked.memory_swap_bytes),
+        ("--memory-reservation", wish.memory_reservation_bytes),
+        ("--cpus", asked.cpus_nano),
+        ("--pids-limit", asked.pids),
+        ("--shm-size", wish.shm_bytes),
+    ):
+        if requested is not None and requested < 0:
+            return _malformed(f"'{flag}' is below 0")
+    memory, swap = asked.memory_bytes, asked.memory_swap_bytes
+    if memory is not None and swap is not None and swap < memory:
+        return _malformed(
+            f"'--memory-swap' ({_gib(swap)}) is memory and swap together, below the {_gib(memory)} of memory"
+        )
+    if asked.cpus_nano is not None and asked.cpus_nano < MIN_CPUS_NANO:
+        return _malformed(f"'--cpus' is {asked.cpus_nano / NANO:g}, and must be 0.01 or more")
+    if wish.cpu_shares is not None and not 2 <= wish.cpu_shares <= 262_144:
+        return _malformed(f"'--cpu-shares' is {wish.cpu_shares}, and must be between 2 and 262144")
+    return None
+
+
+def _over_machine(wish: Wish, limits: Limits, engine_cpus: int) -> Refused | None:
+    """The engine itself would refuse it; a limit that is less than the machine is told instead."""
+    has = engine_cpus * NANO
+    requested = wish.asked.cpus_nano or 0
+    if not engine_cpus or requested <= has or cpus_to_nano(limits.cpus) < has:
+        return None
+    return _over("--cpus", _cpus(requested), "", f"this machine has {_cpus(has)}", _cpus(has))
+
+
+def _over_limits(wish: Wish, held: ContainerSizes, limits: Limits) -> Refused | None:
+    asked, most = wish.asked, sizes_for(Asked(), limits, 0)
+    for flag, what, requested, limit, shown in (
+        ("--memory", " of memory", asked.memory_bytes, most.memory_bytes, _gib),
+        ("--memory-swap", " of memory and swap", asked.memory_swap_bytes, most.memory_swap_bytes, _gib),
+        ("--memory-reservation", " of memory", wish.memory_reservation_bytes, held.memory_bytes, _gib),
+        ("--cpus", "", asked.cpus_nano, most.cpus_nano, _cpus),
+        ("--pids-limit", "", asked.pids, most.pids, _processes),
+        ("--shm-size", " of shared memory", wish.shm_bytes, limits.shm_bytes, _gib),
+    ):
+        if requested is not None and requested > limit:
+            return _over(flag, shown(requested), what, f"your limit is {shown(limit)}", shown(limit))
+    return None
 
 
 def _host_config(
@@ -180,23 +215,23 @@ def _applied(sizes: Sizes, engine: EngineFacts) -> tuple[dict[str, Json], dict[s
     fields: dict[str, Json] = {}
     properties: dict[str, str] = {}
     if engine.cpu_quota:
-        fields["NanoCpus"] = sizes.cpus_nano
+        fields["NanoCpus"] = sizes.held.cpus_nano
     else:
-        properties[f"{PROPERTY}CPUQuotaPerSecUSec"] = f"uint64 {sizes.cpus_nano // 1000}"
+        properties[f"{PROPERTY}CPUQuotaPerSecUSec"] = f"uint64 {sizes.held.cpus_nano // 1000}"
     if engine.cpu_shares and sizes.cpu_shares:
         fields["CpuShares"] = sizes.cpu_shares
     if engine.memory:
-        fields["Memory"] = sizes.memory_bytes
+        fields["Memory"] = sizes.held.memory_bytes
         if sizes.memory_reservation_bytes:
             fields["MemoryReservation"] = sizes.memory_reservation_bytes
         if engine.swap:
-            fields["MemorySwap"] = sizes.memory_swap_bytes
+            fields["MemorySwap"] = sizes.held.memory_swap_bytes
     else:
-        properties[f"{PROPERTY}MemoryMax"] = f"uint64 {sizes.memory_bytes}"
+        properties[f"{PROPERTY}MemoryMax"] = f"uint64 {sizes.held.memory_bytes}"
     if engine.pids:
-        fields["PidsLimit"] = sizes.pids
+        fields["PidsLimit"] = sizes.held.pids
     else:
-        properties[f"{PROPERTY}TasksMax"] = f"uint64 {sizes.pids}"
+        properties[f"{PROPERTY}TasksMax"] = f"uint64 {sizes.held.pids}"
     return fields, properties
 
 
@@ -207,8 +242,10 @@ def _environment(env: tuple[str, ...]) -> tuple[list[str], tuple[str, ...]]:
     return [*kept, VOID], warnings
 
 
-def _health(wish: Mapping[str, Json] | None, image: HealthTimes | None) -> tuple[dict[str, Json], tuple[str, ...]]:
-    """The health check to send: intervals below five seconds, the user's or the image's own, are raised."""
+def _health(
+    wish: Mapping[str, Json] | None, image: HealthTimes | None, min_ns: int
+) -> tuple[dict[str, Json], tuple[str, ...]]:
+    """The health check to send: intervals below `min_ns`, the user's or the image's own, are raised."""
     sent: dict[str, Json] = dict(wish or {})
     if wish is None and image is None:
         return {}, ()
@@ -217,20 +254,17 @@ def _health(wish: Mapping[str, Json] | None, image: HealthTimes | None) -> tuple
     for name, inherited in (("Interval", from_image.interval_ns), ("StartInterval", from_image.start_interval_ns)):
         asked = sent.get(name)
         effective = asked if isinstance(asked, int) and asked else inherited
-        if effective and effective < MIN_HEALTH_NS:
-            sent[name] = MIN_HEALTH_NS
-            warnings.append(
-                f"the health check's {name} was raised from {effective / 1e9:g} s to {MIN_HEALTH_NS / 1e9:g} s"
-            )
+        if effective and effective < min_ns:
+            sent[name] = min_ns
+            warnings.append(f"the health check's {name} was raised from {effective / 1e9:g} s to {min_ns / 1e9:g} s")
     return sent, tuple(warnings)
 
 
-def _over(flag: str, what: str, requested: str, limit: str) -> Refused:
-    asked = f"{requested} {what}".strip()
+def _over(flag: str, requested: str, what: str, but: str, limit: str) -> Refused:
     return Refused(
         403,
         Reason.OVER_LIMIT,
-        f"'{flag}' asks for {asked} in one container, and your limit is {limit}",
+        f"'{flag}' asks for {requested}{what} in one container, and {but}",
         f"ask for {limit} or less",
         limit=limit,
         requested=requested,
@@ -242,11 +276,11 @@ def _malformed(message: str) -> Refused:
 
 
 def _gib(size_bytes: int) -> str:
-    return "no limit" if size_bytes >= 2**62 else f"{size_bytes / 2**30:.4g} GiB"
+    return f"{size_bytes / 2**30:.4g} GiB"
 
 
 def _cpus(nano: int) -> str:
-    return f"{nano / 1e9:g} CPUs"
+    return f"{nano / NANO:g} CPU{'' if nano == NANO else 's'}"
 
 
 def _processes(count: int) -> str:

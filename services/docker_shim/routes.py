@@ -29,9 +29,10 @@ class Kind(StrEnum):
 
 
 class Action(StrEnum):
-    """What is done with a request that may pass."""
+    """What is done with a request that may pass. `STREAM` is forwarded, and its answer may take for ever."""
 
     FORWARD = "forward"
+    STREAM = "stream"
     PING = "ping"
     LIST = "list"
     CREATE = "create"
@@ -100,14 +101,14 @@ ROUTES: tuple[Route, ...] = (
     _row("GET", "/containers/json", REWRITE, "narrowed to one's own", Action.LIST, "all limit size filters"),
     _row("DELETE", "/containers/{id}", OWN, "its lease ends with it", Action.REMOVE, "v force"),
     _row("GET", "/containers/{id}/json", OWN, "shows environment and labels", query="size"),
-    _row("GET", "/containers/{id}/logs", OWN, "its output", query=_LOGS),
+    _row("GET", "/containers/{id}/logs", OWN, "its output", Action.STREAM, _LOGS),
     _row("POST", "/containers/{id}/attach", OWN, "its terminal", Action.TAKE_OVER, _ATTACH),
     _row("POST", "/containers/{id}/exec", OWN, "runs a process in it", Action.EXEC_CREATE),
     _row("POST", "/containers/{id}/kill", OWN, "ends it", query="signal"),
     _row("POST", "/containers/{id}/resize", OWN, "its terminal", query="h w"),
     _row("POST", "/containers/{id}/start", OWN, "slice and lease are made sure of first", Action.START, "detachKeys"),
     _row("POST", "/containers/{id}/stop", OWN, "ends it", query="signal t"),
-    _row("POST", "/containers/{id}/wait", OWN, "tells when it ends", query="condition"),
+    _row("POST", "/containers/{id}/wait", OWN, "tells when it ends", Action.STREAM, "condition"),
     _row("GET", "/exec/{id}/json", OWN, "shows a process of the container"),
     _row("POST", "/exec/{id}/resize", OWN, "its terminal", query="h w"),
     _row("POST", "/exec/{id}/start", OWN, "its terminal", Action.EXEC_START),
@@ -130,12 +131,18 @@ ROUTES: tuple[Route, ...] = (
     _row("POST", "/containers/{id}/pause", ADMIN, "a paused container would keep its GPU; use 'docker stop'"),
     _row("POST", "/containers/{id}/rename", ADMIN, "not offered in this version; remove it and create it anew"),
     _row("POST", "/containers/{id}/restart", ADMIN, "use 'docker stop', then 'docker start'", Action.START),
-    _row("GET", "/containers/{id}/stats", ADMIN, "not offered in this version; 'ds01 status' shows what you use"),
+    _row(
+        "GET",
+        "/containers/{id}/stats",
+        ADMIN,
+        "not offered in this version; 'ds01 status' shows what you use",
+        Action.STREAM,
+    ),
     _row("GET", "/containers/{id}/top", ADMIN, "use 'docker exec NAME ps' in this version"),
     _row("POST", "/containers/{id}/unpause", ADMIN, "nothing of yours is paused", Action.START),
     _row("POST", "/containers/{id}/update", ADMIN, "limits come from the policy; create it anew with others"),
     _row("GET", "/distribution/{name}/json", ADMIN, _REGISTRY),
-    _row("GET", "/events", ADMIN, _MONITOR),
+    _row("GET", "/events", ADMIN, _MONITOR, Action.STREAM),
     _row("POST", "/images/create", ADMIN, _REGISTRY),
     _row("GET", "/images/get", ADMIN, _REGISTRY),
     _row("POST", "/images/load", ADMIN, _REGISTRY),

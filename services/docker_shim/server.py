@@ -11,6 +11,7 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from ds01.common.errors import PeerRefused, PolicyInvalid, Unavailable
 from ds01.common.peer import Peer
@@ -42,6 +43,14 @@ NOBODY = Peer(uid=-1, user="", groups=frozenset(), pid=0, service="", is_admin=F
 _logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How much of the shim one user may hold at a time: connections, and those of them that are open streams."""
+
+    connections: int
+    streams: int
+
+
 class Server:
     """The socket's loop."""
 
@@ -52,15 +61,16 @@ class Server:
         state: EngineState,
         audit: Audit,
         identify: Callable[[socket.socket], Peer],
-        max_connections: Callable[[Peer], int],
+        budget: Callable[[Peer], Budget],
     ) -> None:
         self._actions = actions
         self._relayer = relayer
         self._state = state
         self._audit = audit
         self._identify = identify
-        self._max_connections = max_connections
+        self._budget = budget
         self._open: Counter[int] = Counter()
+        self._streams: Counter[int] = Counter()
         self._accepted: Counter[int] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._rates = Rates(CONNECTIONS_PER_S, CONNECTIONS_BURST)
@@ -115,9 +125,10 @@ class Server:
             if isinstance(peer, Refused):
                 await self._refuse_unheard(client, NOBODY, peer)
                 return
-            with self._counted(peer) as crowded:
-                if crowded is not None:
-                    await self._refuse_unheard(client, peer, crowded)
+            with _held(self._open, peer.uid) as others:
+                limit = self._budget(peer).connections
+                if others >= limit and not peer.is_admin:
+                    await self._refuse_unheard(client, peer, _crowded(others, limit))
                 else:
                     await self._serve_peer(client, peer)
         except (ClientGone, ConnectionError):
@@ -131,18 +142,6 @@ class Server:
         except PeerRefused as exc:
             return Refused(403, Reason.PEER, f"the Docker socket does not answer this caller: {exc}")
 
-    @contextmanager
-    def _counted(self, peer: Peer) -> Iterator[Refused | None]:
-        """The connection counts as one of the peer's; a refusal if it is one too many."""
-        used, limit = self._open[peer.uid], self._max_connections(peer)
-        self._open[peer.uid] += 1
-        try:
-            yield _crowded(used, limit) if used >= limit and not peer.is_admin else None
-        finally:
-            self._open[peer.uid] -= 1
-            if not self._open[peer.uid]:
-                del self._open[peer.uid]
-
     async def _refuse_unheard(self, client: ClientConnection, peer: Peer, refused: Refused) -> None:
         """Read the head, so that the client can read us, and say no whatever it is."""
         head = await client.read_head(CROWDED_TIMEOUT_S)
@@ -155,10 +154,7 @@ class Server:
             return
         request = request_id(head)
         try:
-            result = await self._result(client, peer, head, request)
-            if isinstance(result, Relay):
-                await self._relayer.run(client, head, result)
-                return
+            result = await self._carried_out(client, peer, head, request)
         except Unavailable as exc:
             self._state.lost()
             result = _unavailable(Reason.ENGINE_DOWN, exc)
@@ -169,12 +165,21 @@ class Server:
         except Exception:
             _logger.exception("a request of uid %d failed: %s %s", peer.uid, head.method, head.target[:200])
             result = Refused(500, Reason.BROKEN, "the request failed in DS01", f"tell an administrator: {request}")
+        if result is None:
+            return
         if client.begun:
             client.abort()
         elif isinstance(result, Refused):
             await self._refuse(client, peer, result, request)
         else:
             await client.send(result)
+
+    async def _carried_out(
+        self, client: ClientConnection, peer: Peer, head: Head, request: str
+    ) -> Answer | Refused | None:
+        """What is still to be answered; None after a relay to its end."""
+        result = await self._result(client, peer, head, request)
+        return await self._relayed(client, peer, head, result) if isinstance(result, Relay) else result
 
     async def _result(self, client: ClientConnection, peer: Peer, head: Head, request: str) -> Answer | Relay | Refused:
         target = parse_target(head.target)
@@ -192,9 +197,34 @@ class Server:
             return Refused(400, Reason.MALFORMED, "bytes came after the request", "send one request per connection")
         return await self._actions.act(peer, head, passed, body, request)
 
+    async def _relayed(self, client: ClientConnection, peer: Peer, head: Head, relay: Relay) -> Refused | None:
+        """Carry the relay to its end; a refusal if it is to stay open and the peer has too many that are."""
+        if not relay.stays_open or peer.is_admin:
+            await self._relayer.run(client, head, relay)
+            return None
+        with _held(self._streams, peer.uid) as others:
+            limit = self._budget(peer).streams
+            if others >= limit:
+                return _over_streams(others, limit)
+            await self._relayer.run(client, head, relay)
+            return None
+
     async def _refuse(self, client: ClientConnection, peer: Peer, refused: Refused, request: str) -> None:
         self._audit.note(Note(peer.uid, peer.user, refused, request))
         await client.send(answer(refused, request))
+
+
+@contextmanager
+def _held(counter: Counter[int], uid: int) -> Iterator[int]:
+    """One more of `uid`'s for a while; how many there are besides."""
+    others = counter[uid]
+    counter[uid] += 1
+    try:
+        yield others
+    finally:
+        counter[uid] -= 1
+        if not counter[uid]:
+            del counter[uid]
 
 
 def _may_be_early(passed: Passed, peer: Peer) -> bool:
@@ -214,6 +244,18 @@ def _crowded(used: int, limit: int) -> Refused:
         Reason.OVER_CONNECTIONS,
         f"you have {used} connections to Docker, and your limit is {limit}",
         "end a 'docker logs -f', 'docker attach' or 'docker exec' that you no longer need",
+        limit=str(limit),
+        used=str(used),
+        requested="1",
+    )
+
+
+def _over_streams(used: int, limit: int) -> Refused:
+    return Refused(
+        429,
+        Reason.OVER_STREAMS,
+        f"you have {used} open streams of logs, attach, exec and wait, and your limit is {limit}",
+        "close one: end a 'docker logs -f', 'docker attach', 'docker exec' or 'docker wait' that you no longer need",
         limit=str(limit),
         used=str(used),
         requested="1",

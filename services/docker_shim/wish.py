@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from ds01.common.sizes import NANO, Asked
 from ds01.docker_shim.fields import CONFIG, ENDPOINT, HEALTH, HOST_CONFIG, NETWORKING, RESTART, Use, judge
 from ds01.docker_shim.gpus import parse_requests
 from ds01.docker_shim.model import Json, Reason, Refused, Wish
 
 LABEL_PREFIX = "ds01."
 DEFAULT_PERIOD_US = 100_000
-NANO = 1_000_000_000
 
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(?:[:/@][A-Za-z0-9][A-Za-z0-9._-]*)*")
 """Wider than Docker's grammar, and without an empty or dot segment: it goes into a path of ours."""
@@ -90,12 +90,14 @@ def _wish(config: Mapping[str, Json], host: Mapping[str, Json]) -> Wish | Refuse
         console_size=_size(host.get("ConsoleSize")),
         auto_remove=bool(host.get("AutoRemove", False)),
         init=True if host.get("Init") else None,
-        memory_bytes=_number(host.get("Memory")),
-        memory_swap_bytes=_number(host.get("MemorySwap")),
+        asked=Asked(
+            cpus_nano=cpus_nano,
+            memory_bytes=_number(host.get("Memory")),
+            memory_swap_bytes=_number(host.get("MemorySwap")),
+            pids=_number(host.get("PidsLimit")),
+        ),
         memory_reservation_bytes=_number(host.get("MemoryReservation")),
-        cpus_nano=cpus_nano,
         cpu_shares=_number(host.get("CpuShares")),
-        pids=_number(host.get("PidsLimit")),
         shm_bytes=_number(host.get("ShmSize")),
     )
 

@@ -1,91 +1,145 @@
-"""Keeps users' slices: makes them with their limits, remembers them for the next boot."""
+"""Who has slices, and by which account and policy: makes a user's slice before anything runs in it.
+
+A user who moved to another group works on in his old slice, with his new limits, until it has no container any more:
+two slices of one user can't share one limit.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
-from ds01.common.events import Event, EventLog
-from ds01.common.limits import Aggregate, Policy
-from ds01.common.slices import SlicePlan, plan_user
+from ds01.common.errors import PeerRefused, PolicyInvalid
+from ds01.common.limits import Limits, Policy
+from ds01.common.slices import cgroup_of
 from ds01.common.slicestate import STATE_FILE, SliceOwner, read_owners, write_owners
-from ds01.common.unitnames import user_slice
+from ds01.common.unitnames import group_slice, user_slice
+from ds01.limits_sync.units import Units
+from ds01.limits_sync.wanted import Account, wanted_units
 
 
-class SliceMaker(Protocol):
-    """systemd."""
+class Kernel(Protocol):
+    """The cgroup hierarchy."""
 
-    async def ensure_slice(self, plan: SlicePlan) -> bool: ...
-
-
-class PolicySource(Protocol):
-    """The compiled policy."""
-
-    def current(self) -> Policy: ...
+    def is_populated(self, path: str) -> bool: ...
 
 
 class Keeper:
-    """The only maker of slices while the system runs."""
+    """The only maker of slices while the system runs. `policy` is replaced by whoever reads it."""
 
     def __init__(
         self,
-        systemd: SliceMaker,
-        policy: PolicySource,
+        units: Units,
+        kernel: Kernel,
         account: Callable[[int], tuple[str, frozenset[str]]],
-        log: EventLog,
+        has_containers: Callable[[int, str], Awaitable[bool]],
+        stop: Callable[[str], Awaitable[None]],
         state_file: Path = STATE_FILE,
     ) -> None:
-        self._systemd = systemd
-        self._policy = policy
+        self.policy: Policy | None = None
+        self._units = units
+        self._kernel = kernel
         self._account = account
-        self._log = log
+        self._has_containers = has_containers
+        self._stop = stop
         self._state_file = state_file
         self._owners = set(read_owners(state_file))
+        self._accounts: dict[int, Account] = {}
+        self._logins: set[int] = set()
         self._one_at_a_time: dict[int, asyncio.Lock] = {}
 
     @property
     def count(self) -> int:
-        """How many users ever had a slice."""
-        return len(self._owners)
+        """How many users have a slice."""
+        return len({owner.uid for owner in self._owners})
+
+    def limits_of(self, uid: int) -> tuple[str, str, Limits] | None:
+        """Name, group and limits of a uid by the policy of now; None where there is no such account."""
+        known = self._accounts.get(uid)
+        try:
+            account = known or self._look_up(uid)
+            policy = self._required()
+        except (PeerRefused, PolicyInvalid):
+            return None
+        group = policy.group_of(account.user, account.unix_groups)
+        return account.user, group, policy.limits_for(account.user, account.unix_groups)
+
+    async def look_everybody_up(self, logins: Iterable[int]) -> None:
+        """Ask NSS for everybody who has a slice or is logged in; it may be slow."""
+        self._logins = {uid for uid in logins if uid}
+        uids = {owner.uid for owner in self._owners} | self._logins
+        self._accounts = await asyncio.to_thread(self._found, sorted(uids))
+
+    def plan(self) -> None:
+        """Say anew what is wanted of every unit."""
+        if self.policy is not None:
+            self._units.wanted = wanted_units(self.policy, self._owners, self._accounts, self._logins)
+            self._units.grace_s = self.policy.policies.shrink_grace_s
+
+    async def logged_in(self, uid: int) -> None:
+        """Somebody has logged in: his session slice gets its limits. Raises `Unavailable`."""
+        if self.policy is None or not uid:
+            return
+        self._logins.add(uid)
+        self._accounts.update(await asyncio.to_thread(self._found, [uid]))
+        name = f"user-{uid}.slice"
+        self._units.forget(name)  # what it had before it ended may not be what it has now
+        wanted = wanted_units(self.policy, (), self._accounts, [uid]).get(name)
+        if wanted is not None:
+            self._units.want(wanted)
+            await self._units.refresh(name)
 
     async def ensure(self, uid: int) -> tuple[str, str]:
-        """The slice of `uid` with today's limits, made if it is not there; its name and the policy group.
+        """The slice of `uid` with today's limits, made if it is not there; its name and the group in its name.
 
-        The slice is remembered durably before it is made, so that whatever runs in it finds it again after a power
-        cut. Slices of groups he was in before get today's limits too: containers made then still start there.
-        Raises `Ds01Error` where account, policy or systemd fail.
+        It is remembered durably before it is made, so that whatever runs in it finds it again after a power cut.
+        Raises `Ds01Error` where account, policy, engine or systemd fail.
         """
-        user, unix_groups = self._account(uid)
-        policy = self._policy.current()
-        group = policy.group_of(user, unix_groups)
-        aggregate = policy.limits_for(user, unix_groups).aggregate
+        account = self._look_up(uid)
         async with self._one_at_a_time.setdefault(uid, asyncio.Lock()):
-            self._remember(SliceOwner(uid, user, group))
-            for owner in sorted(owner for owner in self._owners if owner.uid == uid):
-                await self._make(owner, aggregate)
-        return user_slice(group, user, uid), group
+            self._accounts[uid] = account
+            group = await self._group_for(uid, self._required().group_of(account.user, account.unix_groups))
+            self._remember(SliceOwner(uid, account.user, group))
+            mine = [owner for owner in self._owners if owner.uid == uid]
+            wanted = wanted_units(self._required(), mine, self._accounts, ())
+            self._units.want(*(one for one in wanted.values() if one.transient))
+            for owner in mine:
+                await self._units.refresh(group_slice(owner.group))
+                await self._units.refresh(user_slice(owner.group, owner.user, uid))
+        return user_slice(group, account.user, uid), group
 
-    async def _make(self, owner: SliceOwner, aggregate: Aggregate) -> None:
-        parent, own = plan_user(owner.user, owner.uid, owner.group, aggregate)
-        await self._systemd.ensure_slice(parent)
-        if await self._systemd.ensure_slice(own):
-            self._log.emit(_made(own, owner))
+    async def _group_for(self, uid: int, today: str) -> str:
+        """The group in whose slice new work goes; old slices with nothing in them are given up."""
+        for old in sorted(owner for owner in self._owners if owner.uid == uid and owner.group != today):
+            slice_name = user_slice(old.group, old.user, uid)
+            if self._kernel.is_populated(cgroup_of(slice_name)) or await self._has_containers(uid, old.group):
+                return old.group
+            write_owners(self._owners - {old}, self._state_file)
+            self._owners.discard(old)
+            self._units.forget(slice_name)
+            await self._stop(slice_name)
+        return today
+
+    def _found(self, uids: Iterable[int]) -> dict[int, Account]:
+        found = {}
+        for uid in uids:
+            try:
+                found[uid] = self._look_up(uid)
+            except PeerRefused:
+                continue
+        return found
+
+    def _look_up(self, uid: int) -> Account:
+        return Account(*self._account(uid))
+
+    def _required(self) -> Policy:
+        if self.policy is None:
+            raise PolicyInvalid("there is no usable policy; see 'systemctl status ds01-limits-sync'")
+        return self.policy
 
     def _remember(self, owner: SliceOwner) -> None:
         if owner not in self._owners:
             write_owners([*self._owners, owner], self._state_file)
             self._owners.add(owner)
-
-
-def _made(plan: SlicePlan, owner: SliceOwner) -> Event:
-    limits = ", ".join(f"{name}={value}" for name, value in plan.properties.items() if name.endswith(("Max", "High")))
-    return Event(
-        "slice.ensured",
-        f"Made {plan.name} for {owner.user}: {limits}",
-        user=owner.user,
-        uid=owner.uid,
-        group=owner.group,
-        new=plan.name,
-    )

@@ -32,6 +32,7 @@ PURE = [
     "common/limits.py",
     "common/model.py",
     "common/rates.py",
+    "common/sizes.py",
     "common/slices.py",
     "common/unitnames.py",
     "gpu_allocator/decide.py",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from fractions import Fraction
 
-from ds01.common.limits import Aggregate, Limits
+from ds01.common.limits import Aggregate, Group, Lifecycle, Limits, MachineLimits, Policies, Policy
 from ds01.common.model import FULL, ContainerFacts, Lease, LeasedUnit, LeaseState, Unit, UnitKey
 
 ALICE, BOB, RITA = 1001, 1002, 1004
@@ -18,14 +18,42 @@ STUDENT = Limits(
     max_containers=3,
     cpus=16.0,
     memory_bytes=32 << 30,
+    memory_swap_bytes=32 << 30,
     shm_bytes=8 << 30,
     pids=4096,
-    gpu_hold_after_stop_s=900.0,
+    idle_timeout_s=1800.0,
     max_runtime_s=48 * 3600.0,
+    gpu_hold_after_stop_s=900.0,
+    container_hold_after_stop_s=1800.0,
+    priority=100,
     max_connections=64,
+    max_streams=64,
+    max_networks=2,
+    max_volumes=20,
+    max_disk_bytes=100 << 30,
+    min_healthcheck_interval_s=5.0,
     aggregate=Aggregate(3200, 64 << 30, 57 << 30, 12288, 100),
+    login=Aggregate(3200, 32 << 30, 28 << 30, 3276, 100),
+    lifecycle=Lifecycle(5.0, 2.0, 1 << 20, 1 << 20, "stop", "unknown"),
+    binds={"~": "rw"},
+    wishes={"privileged": "drop", "host_network": "drop"},
 )
 RESEARCHER = replace(STUDENT, max_mig_instances=4, max_gpu_units_per_container=4, allow_full_gpu=True)
+
+MACHINE = MachineLimits(
+    root=Aggregate(6300, 230 << 30, 200 << 30, 26000, 80),
+    engine=Aggregate(memory_max_bytes=128 << 30, tasks_max=13000, cpu_weight=200),
+    jobs=Aggregate(1600, 32 << 30, 28 << 30, 1600, 50),
+    has_cpus=64,
+    has_memory_bytes=256 << 30,
+    has_tasks=32768,
+)
+
+
+def policy_of(limits: Limits) -> Policy:
+    """A policy of one group, `student`, in which everybody is."""
+    group = Group("student", limits, Aggregate(), frozenset(), frozenset(), {})
+    return Policy("student", {"student": group}, {}, Policies(), MACHINE)
 
 
 def instance(gpu: int, position: int, profile: str = "2g.10gb", slices: int = 2) -> Unit:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from dbus_next import BusType, DBusError, Message, MessageType, Variant
@@ -15,9 +15,14 @@ from ds01.common.slices import PropertyValue, SlicePlan
 SYSTEMD = "org.freedesktop.systemd1"
 MANAGER_PATH = "/org/freedesktop/systemd1"
 MANAGER = f"{SYSTEMD}.Manager"
+LOGIN = "org.freedesktop.login1.Manager"
+PROPERTIES = "org.freedesktop.DBus.Properties"
 CALL_TIMEOUT_S = 10.0
+IN_FLIGHT = 64
+"""dbus-daemon refuses more than 128 calls in flight on one connection."""
 
 _SIGNATURES = {bool: "b", int: "t", str: "s"}
+_UNKNOWN_UNIT = (f"{SYSTEMD}.NoSuchUnit", f"{SYSTEMD}.LoadFailed")
 
 
 class Systemd:
@@ -26,6 +31,14 @@ class Systemd:
     def __init__(self) -> None:
         self._bus: Any = None
         self._connecting = asyncio.Lock()
+        self._slots = asyncio.Semaphore(IN_FLIGHT)
+        self._reloaded: Callable[[], None] | None = None
+        self._logged_in: Callable[[int], None] | None = None
+
+    def listen(self, reloaded: Callable[[], None], logged_in: Callable[[int], None]) -> None:
+        """From the next call on: `reloaded` after each daemon-reload, and when signals may have been missed;
+        `logged_in` with the uid of everybody who logs in."""
+        self._reloaded, self._logged_in = reloaded, logged_in
 
     async def ensure_slice(self, plan: SlicePlan) -> bool:
         """Make the slice with its properties, or set them on the one that runs. True if it was made now."""
@@ -35,32 +48,83 @@ class Systemd:
         except DBusError as exc:
             if exc.type != f"{SYSTEMD}.UnitExists":
                 raise Unavailable(f"systemd does not make '{plan.name}': {exc.text}") from exc
-            await self._set_properties(plan)
+            await self.set_properties(plan.name, plan.properties)
             return False
         return True
 
+    async def set_properties(self, unit: str, properties: Mapping[str, PropertyValue]) -> None:
+        """Change properties of a unit until the next boot. The description of a unit can't be changed."""
+        changeable = _variants({name: value for name, value in properties.items() if name != "Description"})
+        try:
+            await self._call("SetUnitProperties", "sba(sv)", [unit, True, changeable])
+        except DBusError as exc:
+            raise Unavailable(f"systemd does not set the limits of '{unit}': {exc.text}") from exc
+
+    async def properties(self, unit: str, names: Iterable[str]) -> dict[str, PropertyValue]:
+        """Those of `names` that the unit has, as they are now; nothing for a service that is not installed."""
+        kind = unit.rpartition(".")[2].capitalize()
+        if kind != "Slice" and await self._get(unit, "Unit", "LoadState") != "loaded":
+            return {}
+        try:
+            (found,) = await self._call("GetAll", "s", [f"{SYSTEMD}.{kind}"], path=_path(unit), interface=PROPERTIES)
+        except DBusError as exc:
+            raise Unavailable(f"systemd does not tell the limits of '{unit}': {exc.text}") from exc
+        assert isinstance(found, dict)
+        return {name: found[name].value for name in names if name in found}
+
+    async def drop_ins(self, unit: str) -> list[str]:
+        """The files that add to the unit."""
+        found = await self._get(unit, "Unit", "DropInPaths")
+        return [str(path) for path in found] if isinstance(found, list) else []
+
+    async def _get(self, unit: str, interface: str, name: str) -> object:
+        """One property; None where there is no such unit."""
+        try:
+            body: list[object] = [f"{SYSTEMD}.{interface}", name]
+            (found,) = await self._call("Get", "ss", body, path=_path(unit), interface=PROPERTIES)
+        except DBusError:
+            return None
+        return getattr(found, "value", None)
+
+    async def active(self, patterns: Iterable[str]) -> list[str]:
+        """The loaded and active units whose names match."""
+        try:
+            (rows,) = await self._call("ListUnitsByPatterns", "asas", [["active", "activating"], list(patterns)])
+        except DBusError as exc:
+            raise Unavailable(f"systemd does not list its units: {exc.text}") from exc
+        assert isinstance(rows, list)
+        return [str(row[0]) for row in rows]
+
+    async def stop(self, unit: str) -> None:
+        """Begin to stop a unit; one that is not there is no error."""
+        try:
+            await self._call("StopUnit", "ss", [unit, "fail"])
+        except DBusError as exc:
+            if exc.type not in _UNKNOWN_UNIT:
+                raise Unavailable(f"systemd does not stop '{unit}': {exc.text}") from exc
+
     async def close(self) -> None:
         """Leave the bus."""
+        self._reloaded = self._logged_in = None
         if self._bus is not None:
             self._bus.disconnect()
 
-    async def _set_properties(self, plan: SlicePlan) -> None:
-        changeable = _variants({name: value for name, value in plan.properties.items() if name != "Description"})
-        try:
-            await self._call("SetUnitProperties", "sba(sv)", [plan.name, True, changeable])
-        except DBusError as exc:
-            raise Unavailable(f"systemd does not set the limits of '{plan.name}': {exc.text}") from exc
-
-    async def _call(self, member: str, signature: str, body: list[object]) -> list[object]:
+    async def _call(
+        self, member: str, signature: str, body: list[object], path: str = MANAGER_PATH, interface: str = MANAGER
+    ) -> list[object]:
         bus = await self._connected()
         message = Message(
-            destination=SYSTEMD, path=MANAGER_PATH, interface=MANAGER, member=member, signature=signature, body=body
+            destination=SYSTEMD, path=path, interface=interface, member=member, signature=signature, body=body
         )
+        async with self._slots:
+            return await self._answer(bus, message)
+
+    async def _answer(self, bus: Any, message: Message) -> list[object]:
         try:
             reply = await asyncio.wait_for(bus.call(message), CALL_TIMEOUT_S)
         except (OSError, EOFError, TimeoutError) as exc:
             self._bus = None
-            raise Unavailable(f"systemd does not answer '{member}': {str(exc) or 'no answer in time'}") from exc
+            raise Unavailable(f"systemd does not answer '{message.member}': {str(exc) or 'no answer in time'}") from exc
         if reply.message_type is MessageType.ERROR:
             raise DBusError(reply.error_name, str(reply.body[0]) if reply.body else "", reply)
         return list(reply.body)
@@ -70,9 +134,48 @@ class Systemd:
             if self._bus is None or not self._bus.connected:
                 try:
                     self._bus = await MessageBus(bus_type=BusType.SYSTEM).connect()
+                    if self._reloaded is not None:
+                        await self._subscribe(self._bus)
                 except (OSError, DBusError, EOFError) as exc:
+                    self._bus = None
                     raise Unavailable(f"the system bus does not answer: {exc}") from exc
         return self._bus
+
+    async def _subscribe(self, bus: Any) -> None:
+        rules = (f"interface='{MANAGER}',member='Reloading'", f"interface='{LOGIN}',member='UserNew'")
+        for rule in rules:
+            match = Message(
+                destination="org.freedesktop.DBus", path="/org/freedesktop/DBus", interface="org.freedesktop.DBus",
+                member="AddMatch", signature="s", body=[f"type='signal',{rule}"],
+            )  # fmt: skip
+            await self._answer(bus, match)
+        await self._answer(bus, Message(destination=SYSTEMD, path=MANAGER_PATH, interface=MANAGER, member="Subscribe"))
+        bus.add_message_handler(self._signalled)
+        watch = asyncio.create_task(bus.wait_for_disconnect(), name="bus")
+        watch.add_done_callback(self._disconnected)
+
+    def _signalled(self, message: Message) -> None:
+        if message.message_type is not MessageType.SIGNAL:
+            return
+        if message.member == "Reloading" and message.body == [False] and self._reloaded is not None:
+            self._reloaded()
+        elif message.member == "UserNew" and message.body and self._logged_in is not None:
+            self._logged_in(int(message.body[0]))
+
+    def _disconnected(self, watch: asyncio.Task[None]) -> None:
+        if not watch.cancelled():
+            watch.exception()
+        if self._reloaded is not None:
+            self._reloaded()
+
+
+def _path(unit: str) -> str:
+    """The object of a unit: every byte but letters and digits as `_` and two hexadecimal digits."""
+    encoded = "".join(
+        chr(byte) if chr(byte).isalnum() and byte < 128 and not (index == 0 and chr(byte).isdigit()) else f"_{byte:02x}"
+        for index, byte in enumerate(unit.encode())
+    )
+    return f"{MANAGER_PATH}/unit/{encoded}"
 
 
 def _variants(properties: Mapping[str, PropertyValue]) -> list[list[object]]:

@@ -6,16 +6,20 @@ the text is long: an alias counts as all that it stands for.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
 
-from ds01.common.policy.tree import Map, Node, Pair, Place, Problem, Scalar, Seq
+from ds01.common.policy.tree import Map, Node, Pair, Place, Problem, Scalar, Seq, decode, shown
 
 MAX_BYTES = 4 * 1024 * 1024
 MAX_DEPTH = 12
-MAX_NODES = 400_000
-MAX_PROBLEMS = 50
+MAX_NODES = 100_000
+MAX_PROBLEMS = 100
+
+_CONTROL = re.compile(r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What YAML allows nowhere; libyaml would not say where it stands."""
 
 _Loader: Any = getattr(yaml, "CLoader", yaml.Loader)
 
@@ -34,30 +38,32 @@ def read_tree(file: str, untrusted: bytes) -> tuple[Node | None, list[Problem]]:
     if len(untrusted) > MAX_BYTES:
         size = f"{len(untrusted) / 2**20:.0f} MiB, and {MAX_BYTES // 2**20} MiB is the most"
         return None, [Problem(Place(file), "", f"the file has {size}: remove what is not policy")]
-    try:
-        text = untrusted.decode("utf-8")
-    except UnicodeDecodeError as exc:
-        line = untrusted.count(b"\n", 0, exc.start) + 1
-        column = exc.start - (untrusted.rfind(b"\n", 0, exc.start) + 1) + 1
-        text = f"the byte 0x{untrusted[exc.start]:02x} is not UTF-8: save the file as UTF-8"
-        return None, [Problem(Place(file, line, column), "", text)]
+    text = decode(file, untrusted)
+    if isinstance(text, Problem):
+        return None, [text]
+    odd = _CONTROL.search(text)
+    if odd is not None:
+        place = Place(file, text.count("\n", 0, odd.start()) + 1, odd.start() - text.rfind("\n", 0, odd.start()))
+        return None, [Problem(place, "", f"the character U+{ord(odd[0]):04X} is not allowed in YAML: remove it")]
     builder = _Builder(file)
     try:
         return builder.build(text), builder.problems
     except _TooMuch as exc:
         return None, [exc.problem]
     except yaml.MarkedYAMLError as exc:
-        return None, [*builder.problems, _syntax(file, exc)]
+        return None, [*builder.problems, _syntax(file, text, exc)]
     except (yaml.YAMLError, ValueError) as exc:
         said = str(exc).splitlines()[0] if str(exc) else "not YAML"
         return None, [*builder.problems, Problem(Place(file), "", f"is not YAML: {said}")]
 
 
-def _syntax(file: str, exc: Any) -> Problem:
+def _syntax(file: str, text: str, exc: Any) -> Problem:
     mark = exc.problem_mark or exc.context_mark
     place = Place(file, mark.line + 1, mark.column + 1) if mark else Place(file)
     said = ", ".join(part for part in (exc.problem, exc.context) if part)
-    hint = "indent with spaces, not tabs" if "'\\t'" in said else "look at the indentation, colons and quotes here"
+    lines = text.splitlines()
+    before = lines[mark.line][: mark.column + 1] if mark and mark.line < len(lines) else ""
+    hint = "indent with spaces, not tabs" if "\t" in before else "look at the indentation, colons and quotes here"
     return Problem(place, "", f"is not YAML: {said}: {hint}")
 
 
@@ -97,7 +103,7 @@ class _Builder:
                 continue
             total += 1
             if total > MAX_NODES or weight > MAX_NODES:
-                raise _TooMuch(self._place(event), f"stands for more than {MAX_NODES} values: write them out or fewer")
+                raise _TooMuch(self._place(event), f"more than {MAX_NODES} values, aliases in full: remove some")
             if open_:
                 open_[-1].items.append(node)
                 open_[-1].weight += weight
@@ -107,14 +113,14 @@ class _Builder:
 
     def _anchor(self, event: Any, node: Node, weight: int) -> None:
         if event.tag is not None and event.tag != "!":
-            self._problem(self._place(event), f"'{event.tag[:40]}' is a tag, and no value here needs one: remove it")
+            self._problem(self._place(event), f"'{shown(event.tag)}' is a tag, and no value here needs one: remove it")
         if event.anchor is not None:
             self._anchors[event.anchor] = (node, weight)
 
     def _alias(self, event: Any) -> tuple[Node, int]:
         known = self._anchors.get(event.anchor)
         if known is None:
-            raise _TooMuch(self._place(event), f"'*{event.anchor[:40]}' stands for nothing: there is no such anchor")
+            raise _TooMuch(self._place(event), f"'*{shown(event.anchor)}' stands for nothing: there is no such anchor")
         return known
 
     def _closed(self, done: _Open) -> Node:
@@ -127,7 +133,9 @@ class _Builder:
             if not isinstance(key, Scalar):
                 self._problem(key.place, "a key must be a word")
             elif key.text in seen:
-                self._problem(key.place, f"'{key.text[:60]}' stands twice, first in line {seen[key.text]}: keep one")
+                self._problem(
+                    key.place, f"'{shown(key.text, 60)}' stands twice, first in line {seen[key.text]}: keep one"
+                )
             else:
                 seen[key.text] = key.place.line
                 pairs.append(Pair(key, value))

@@ -37,16 +37,17 @@ def build(files: Files, read_tree: ReadTree, machine: Machine) -> Built:
     members, problems = _members(files)
     if isinstance(files.yaml, Unread):
         problems.append(Problem(Place(files.path), "", files.yaml.why))
-        return Built(None, tuple(problems))
-    root, wrong = read_tree(files.path, files.yaml)
-    draft, misread = read(root, files.path)
-    problems += [*wrong, *misread]
-    compiled, contradictions = compile_policy(draft, members, machine, files.path)
-    # A file that is not even YAML has no content to contradict itself.
-    problems += contradictions if root is not None or not wrong else []
-    if problems:
         return Built(None, _sorted(problems))
-    return Built(compiled, ())
+    root, wrong = read_tree(files.path, files.yaml)
+    if root is None and not wrong:
+        # More often an editor that was killed or a disk that was full than somebody's will.
+        wrong = [Problem(Place(files.path), "", "says nothing: write 'groups:', or {} for the built-in limits alone")]
+    if root is None:
+        return Built(None, _sorted([*problems, *wrong]))
+    draft, misread = read(root, files.path)
+    compiled, contradictions = compile_policy(draft, members, machine, files.path)
+    problems += [*wrong, *misread, *contradictions]
+    return Built(None, _sorted(problems)) if problems else Built(compiled, ())
 
 
 def built_in(machine: Machine) -> Built:
@@ -71,5 +72,5 @@ def _sorted(problems: list[Problem]) -> tuple[Problem, ...]:
     ordered = sorted(set(problems))
     told = ordered[:MAX_TOLD]
     if len(ordered) > MAX_TOLD:
-        told.append(Problem(told[-1].place, "", f"{len(ordered) - MAX_TOLD} more problems are not told"))
+        told.append(Problem(told[-1].place, "", f"and {len(ordered) - MAX_TOLD} more, not told here"))
     return tuple(told)

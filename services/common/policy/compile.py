@@ -8,29 +8,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
-from ds01.common.limits import SCHEMA
+from ds01.common.limits import SCHEMA, Aggregate, MachineLimits, derived
 from ds01.common.policy import keys
 from ds01.common.policy.keys import DEFAULT_BINDS, KEYS, UNLIMITED, Key, Layer
-from ds01.common.policy.kinds import JsonValue, Kind, Machine, above, absolute, parse, show
-from ds01.common.policy.read import Draft, GroupDraft, Name, Setting, Settings
+from ds01.common.policy.kinds import Kind, Machine, above, absolute, parse, show
+from ds01.common.policy.read import Draft, GroupDraft, Misread, Name, Setting, Settings
 from ds01.common.policy.tree import Place, Problem
+from ds01.common.policy.values import least
+from ds01.common.quantity import Share
 
 BUILT_IN = "built in"
 FALLBACK_GROUP = "default"
 """The group of everybody where the file has no group at all."""
+_MOST_NAMES = 20
+"""Named in one sentence."""
 USUAL_DEFAULT = "student"
 """Whoever is in no group is in this one, where the file does not say."""
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """A value in base units and the origin it is told with; `place` is where it is corrected."""
+    """A value in base units and the origin it is told with; `place` and `path` are where it is corrected.
+
+    `rank` counts the layers, the built-in one being 0: of two values that contradict each other, the later is wrong.
+    """
 
     value: Any
     origin: str
+    rank: int = 0
+    path: str = ""
     place: Place | None = None
 
 
@@ -50,6 +58,8 @@ def compile_policy(
 class _Compiler:
     def __init__(self, draft: Draft, members: Mapping[str, list[Name]], machine: Machine, file: str) -> None:
         self.draft = draft
+        self.groups = draft.groups or {self._only_group(): GroupDraft(Place(file))}
+        self.group_of: dict[str, str] = {}
         self.machine = machine
         self.file = file
         self.members = members
@@ -57,15 +67,11 @@ class _Compiler:
 
     def run(self) -> dict[str, Any]:
         draft = self.draft
-        if not draft.groups:
-            draft.groups[draft.default_group.text if draft.default_group else FALLBACK_GROUP] = GroupDraft(
-                Place(self.file)
-            )
         default_group = self._default_group()
         self._check_members()
-        base = {**_built_in(self.machine), **self._told(draft.machine, "top level", "")}
-        base.update(self._told(draft.defaults, "defaults", "defaults"))
-        groups = {name: self._group(name, group, base) for name, group in draft.groups.items()}
+        base = {**_built_in(self.machine), **self._told(draft.machine, 1, "")}
+        base.update(self._told(draft.defaults, 2, "defaults"))
+        groups = {name: self._group(name, group, base) for name, group in self.groups.items()}
         users = {name: self._user(name, settings, groups) for name, (_, settings) in draft.users.items()}
         return {
             "schema": SCHEMA,
@@ -79,61 +85,67 @@ class _Compiler:
             ],
         }
 
+    def _only_group(self) -> str:
+        return self.draft.default_group.text if self.draft.default_group else FALLBACK_GROUP
+
     def _default_group(self) -> str:
-        said, groups = self.draft.default_group, self.draft.groups
-        name = self._default_group_name()
-        if name not in groups:
-            place, names = said.place if said else Place(self.file), ", ".join(sorted(groups))
-            self._problem(place, "default_group", f"'{name}' is not a group here: write one of {names}")
+        said, name = self.draft.default_group, self._default_group_name()
+        if name and name not in self.groups:
+            names = sorted(self.groups)
+            one_of = ", ".join(names[:_MOST_NAMES]) + (", …" if len(names) > _MOST_NAMES else "")
+            place = said.place if said else self.groups[names[0]].place
+            text = f"'{name}' is no group here" if said else f"is absent, and there is no group '{name}'"
+            self._problem(place, "default_group", f"{text}: write one of {one_of}")
         return name
 
     def _default_group_name(self) -> str:
-        said, groups = self.draft.default_group, self.draft.groups
-        return said.text if said else USUAL_DEFAULT if len(groups) > 1 else next(iter(groups))
+        said = self.draft.default_group
+        return said.text if said else USUAL_DEFAULT if len(self.groups) > 1 else next(iter(self.groups))
 
     def _check_members(self) -> None:
-        seen: dict[str, tuple[str, Place]] = {}
         for group, names in self.members.items():
-            if group not in self.draft.groups:
-                place = Place(names[0].place.file) if names else Place(f"groups/{group}.members")
+            if group not in self.groups:
+                beside = f"{self.file.rpartition('/')[0]}/groups/{group}.members"
                 text = (
                     f"there is no group '{group}': add it below 'groups:', or rename the file so that it does not"
                     " end in '.members'"
                 )
-                self._problem(place, "", text)
-        for group, draft in self.draft.groups.items():
-            for name in (*draft.members, *self.members.get(group, ())):
-                other = seen.setdefault(name.text, (group, name.place))
-                if other[0] != group:
-                    text = f"'{name.text}' is in '{other[0]}' too ({other[1]}): keep one"
+                self._problem(Place(names[0].place.file if names else beside), "", text)
+        seen: dict[str, Place] = {}
+        for group in self.groups:
+            for name in self._listed(group):
+                first = self.group_of.setdefault(name.text, group)
+                place = seen.setdefault(name.text, name.place)
+                if first != group:
+                    text = f"'{name.text}' is in '{first}' too ({place}): keep one"
                     self._problem(name.place, f"groups.{group}.members", text)
 
+    def _listed(self, group: str) -> tuple[Name, ...]:
+        return (*self.groups[group].members, *self.members.get(group, ()))
+
     def _group(self, name: str, draft: GroupDraft, base: Layered) -> Layered:
-        path = f"groups.{name}"
-        layered = {**base, **self._told(draft.settings, path, path)}
-        self._cross_check(layered, path, draft.place)
+        layered = {**base, **self._told(draft.settings, 3, f"groups.{name}")}
+        self._cross_check(layered)
         return layered
 
     def _user(self, user: str, settings: Settings, groups: Mapping[str, Layered]) -> dict[str, Any]:
-        path = f"user_overrides.{user}"
-        own = self._told(settings, path, path)
+        own = self._told(settings, 4, f"user_overrides.{user}")
         for group in self._possible_groups(user):
             if group in groups:
-                self._cross_check({**groups[group], **own}, path, self.draft.users[user][0])
+                self._cross_check({**groups[group], **own})
         return _json(own)
 
     def _possible_groups(self, user: str) -> list[str]:
         """Where the user can be: where a list has him, else wherever Unix groups decide."""
-        for group, draft in self.draft.groups.items():
-            if any(name.text == user for name in (*draft.members, *self.members.get(group, ()))):
-                return [group]
-        by_unix = [group for group, draft in self.draft.groups.items() if draft.unix_groups]
+        if user in self.group_of:
+            return [self.group_of[user]]
+        by_unix = [group for group, draft in self.groups.items() if draft.unix_groups]
         return [*by_unix, self._default_group_name()]
 
     def _machine(self, base: Layered) -> dict[str, Any]:
         told = {name: one for name, one in base.items() if _is_machine(name)}
         for section in ("engine", "jobs"):
-            self._high_below_max(told, section, section)
+            self._high_below_max(told, section)
         values = _json(told)
         values["has"] = {
             "cpus": self.machine.cpus, "memory_bytes": self.machine.memory_bytes, "tasks": self.machine.tasks
@@ -141,31 +153,30 @@ class _Compiler:
         return values
 
     def _group_json(self, name: str, layered: Layered) -> dict[str, Any]:
-        draft = self.draft.groups[name]
-        listed = (*draft.members, *self.members.get(name, ()))
         return {
-            "members": sorted({one.text for one in listed}),
-            "unix_groups": [one.text for one in draft.unix_groups],
+            "members": sorted({one.text for one in self._listed(name)}),
+            "unix_groups": [one.text for one in self.groups[name].unix_groups],
             **_json({key: told for key, told in layered.items() if not _is_machine(key)}),
         }
 
-    def _told(self, settings: Settings, said_by: str, path: str) -> Layered:
+    def _told(self, settings: Settings, rank: int, path: str) -> Layered:
         found: Layered = {}
         for name, setting in settings.items():
-            origin = f"{said_by} ({setting.place})"
-            key = keys.BY_NAME.get(name)
-            if key is None:  # a bind
-                found[name] = Told(setting.value, origin, setting.place)
-                continue
-            found[name] = Told(self._absolute(key, setting, f"{path}.{name}" if path else name), origin, setting.place)
+            where = f"{path}.{name}" if path else name
+            key = keys.BY_NAME.get(name)  # None for a bind
+            value = setting.value if key is None else self._absolute(key, setting, where)
+            origin = f"{path or 'top level'} ({setting.place})"
+            found[name] = Told(value, origin, rank, where, setting.place)
         return found
 
-    def _absolute(self, key: Key, setting: Setting, path: str) -> JsonValue | list[float]:
-        if setting.value is None:
-            return None
-        value = absolute(key.kind, setting.value, self.machine)
-        if key.kind is Kind.COUNT and isinstance(setting.value, Fraction):
-            value = int(setting.value)
+    def _absolute(self, key: Key, setting: Setting, path: str) -> Any:
+        said = setting.value
+        if said is None or isinstance(said, Misread):
+            return said
+        value = absolute(key.kind, said, self.machine)
+        if isinstance(said, Share) and isinstance(value, int) and value < key.least:
+            text = f"'{said}' is {show(key.kind, value)} here, too little: write {least(key)} or more"
+            self._problem(setting.place, path, text)
         has = above(key.kind, value, self.machine) if key.capped else ""
         if has:
             text = (
@@ -175,30 +186,56 @@ class _Compiler:
             self._problem(setting.place, path, text)
         return value
 
-    def _cross_check(self, layered: Layered, path: str, place: Place) -> None:
+    def _cross_check(self, layered: Layered) -> None:
         for section in ("aggregate", "login", "total"):
-            self._high_below_max(layered, section, path)
-        swap, memory = layered.get("memory_swap"), layered["memory"]
-        if swap is not None and swap.value < memory.value:
+            self._high_below_max(layered, section)
+        memory, together = layered["memory"], layered.get("memory_swap")
+        if together is not None and _is_above(memory, together):
             text = (
-                f"memory and swap together ({show(Kind.SIZE, swap.value)}) are less than memory alone"
-                f" ({show(Kind.SIZE, memory.value)}, {memory.origin}): write at least as much"
+                f"memory_swap ({show(Kind.SIZE, together.value)}, {together.origin}) is memory and swap together, and"
+                f" less than memory alone ({show(Kind.SIZE, memory.value)}, {memory.origin}): write as much or more, or"
+                " leave it out"
             )
-            self._problem(swap.place or place, f"{path}.memory_swap", text)
+            self._contradiction(memory, together, text)
 
-    def _high_below_max(self, layered: Layered, section: str, path: str) -> None:
-        high, most = layered.get(f"{section}.memory_high"), layered.get(f"{section}.memory_max")
-        if high is None or most is None or high.value is None or most.value is None or high.value <= most.value:
+    def _high_below_max(self, layered: Layered, section: str) -> None:
+        high = layered.get(f"{section}.memory_high")
+        if high is None:
             return
-        text = (
-            f"memory_high ({show(Kind.SIZE, high.value)}, {high.origin}) is above memory_max"
-            f" ({show(Kind.SIZE, most.value)}, {most.origin}): write less, such as 90% of it, or leave it out"
-        )
-        where = f"{path}.memory_high" if path == section else f"{path}.{section}.memory_high"
-        self._problem(high.place or most.place or Place(self.file), where, text)
+        most = layered.get(f"{section}.memory_max") or self._derived_max(layered, section)
+        if most is not None and _is_above(high, most):
+            text = (
+                f"memory_high ({show(Kind.SIZE, high.value)}, {high.origin}) is above memory_max"
+                f" ({show(Kind.SIZE, most.value)}, {most.origin}): write less, such as 90% of it, or leave it out"
+            )
+            self._contradiction(high, most, text)
+
+    def _derived_max(self, layered: Layered, section: str) -> Told | None:
+        """What memory_max follows from where nobody says it; None where that is misread."""
+        if any(isinstance(told.value, Misread) for told in layered.values()):
+            return None
+        nobody = Aggregate()
+        has = MachineLimits(
+            nobody, nobody, nobody, self.machine.cpus, self.machine.memory_bytes, self.machine.tasks
+        )  # fmt: skip
+        values = {keys.BY_NAME[name].field: told.value for name, told in layered.items() if name in keys.BY_NAME}
+        found = derived(values, has).get(f"{section}.memory_max_bytes")
+        sources = (layered["memory"], layered["max_containers_per_user"])
+        later = max(sources, key=lambda told: told.rank)
+        return Told(found, "follows from memory and max_containers_per_user", later.rank, later.path, later.place)
+
+    def _contradiction(self, one: Told, other: Told, text: str) -> None:
+        """Told where the later of the two layers says it; where one layer says both, at `one`."""
+        wrong = max(one, other, key=lambda told: told.rank)
+        self._problem(wrong.place or Place(self.file), wrong.path, text)
 
     def _problem(self, place: Place, path: str, text: str) -> None:
         self.problems.append(Problem(place, path, text))
+
+
+def _is_above(one: Told, other: Told) -> bool:
+    """Whether one size is larger; not where one of them is unlimited or misread."""
+    return isinstance(one.value, int) and isinstance(other.value, int) and one.value > other.value
 
 
 def _is_machine(name: str) -> bool:

@@ -8,6 +8,7 @@ from enum import StrEnum
 from fractions import Fraction
 
 from ds01.common import quantity
+from ds01.common.policy.tree import shown
 from ds01.common.quantity import Share
 
 JsonValue = int | float | str | bool | None
@@ -45,6 +46,20 @@ EXAMPLES = {
     Kind.WARNINGS: "`[50%, 80%, 95%]`",
 }
 
+_WANTED = {
+    Kind.SIZE: "a size like 64GiB",
+    Kind.DURATION: "a time like 24h",
+    Kind.CPUS: "a number of CPUs like 4",
+    Kind.QUOTA: "a number of CPUs like 4",
+    Kind.TASKS: "a number like 4096",
+    Kind.COUNT: "a number like 3",
+    Kind.WEIGHT: "a weight from 1 to 10000",
+    Kind.PERCENT: "a percentage like 5%",
+    Kind.GPUS: "an amount of GPUs like 1 or 3/7",
+    Kind.FLAG: "true or false",
+    Kind.WARNINGS: "a list like [50%, 80%, 95%]",
+}
+
 _YES_NO = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
 
 
@@ -58,6 +73,11 @@ class Machine:
 
 
 Value = int | float | str | bool | Fraction | Share | tuple[float, ...]
+
+
+def wanted(kind: Kind, choices: tuple[str, ...] = ()) -> str:
+    """What to write, in words."""
+    return " or ".join(choices) if kind is Kind.CHOICE else _WANTED[kind]
 
 
 def parse(kind: Kind, text: str, choices: tuple[str, ...] = ()) -> Value:
@@ -93,10 +113,10 @@ def parse(kind: Kind, text: str, choices: tuple[str, ...] = ()) -> Value:
             return _flag(text)
         case Kind.CHOICE:
             if text not in choices:
-                raise ValueError(f"'{text[:40]}' is none of the words: write {' or '.join(choices)}")
+                raise ValueError(f"'{shown(text)}' is none of the words: write {wanted(kind, choices)}")
             return text
         case Kind.WARNINGS:
-            raise ValueError("is a list: write one like [50%, 80%, 95%]")
+            raise ValueError(f"is a list: write {wanted(kind)}")
 
 
 def absolute(kind: Kind, value: Value, machine: Machine) -> JsonValue | list[float]:
@@ -122,7 +142,7 @@ def above(kind: Kind, value: JsonValue | list[float], machine: Machine) -> str:
         return ""
     match kind:
         case Kind.SIZE if value > machine.memory_bytes:
-            return quantity.size_text(machine.memory_bytes)
+            return quantity.size_text_within(machine.memory_bytes)
         case Kind.CPUS if value > machine.cpus:
             return f"{machine.cpus} CPUs"
         case Kind.QUOTA if value > machine.cpus * 100:
@@ -149,9 +169,9 @@ def show(kind: Kind, value: JsonValue | list[float]) -> str:
         case Kind.DURATION:
             return quantity.duration_text(value)
         case Kind.CPUS:
-            return f"{quantity.number(value)} CPUs"
+            return _cpus_text(value)
         case Kind.QUOTA:
-            return f"{quantity.number(value / 100)} CPUs"
+            return _cpus_text(value / 100)
         case Kind.PERCENT:
             return f"{quantity.number(value)}%"
         case _:
@@ -159,7 +179,7 @@ def show(kind: Kind, value: JsonValue | list[float]) -> str:
 
 
 def parse_until(text: str) -> str:
-    """A date, or a date with a time, in ISO 8601 with a colon in the time: local time where no zone is given.
+    """A date, or a date with a time, as ISO 8601 writes them: local time where no zone is given.
 
     Raises:
         ValueError: it is neither.
@@ -167,7 +187,7 @@ def parse_until(text: str) -> str:
     try:
         found = datetime.fromisoformat(text) if "T" in text or " " in text else date.fromisoformat(text)
     except ValueError:
-        raise ValueError(f"'{text[:40]}' is not a date: write one like 2027-03-31 or 2027-03-31T18:00") from None
+        raise ValueError(f"'{shown(text)}' is not a date: write one like 2027-03-31 or 2027-03-31T18:00") from None
     return found.isoformat()
 
 
@@ -181,10 +201,14 @@ def _part(kind: Kind, share: Share, machine: Machine) -> int | Fraction:
             return max(Fraction(1, 100), round(machine.cpus * share.percent / 100, 2))
 
 
+def _cpus_text(cpus: float) -> str:
+    return f"{quantity.number(cpus)} CPU{'' if cpus == 1 else 's'}"
+
+
 def _flag(text: str) -> bool:
     if text in ("true", "false"):
         return text == "true"
     meant = _YES_NO.get(text.lower()) or {"true": "true", "false": "false"}.get(text.lower())
     if meant:
         raise ValueError(f"'{text}' is read differently by different programs: write {meant}")
-    raise ValueError(f"'{text[:40]}' is neither true nor false: write one of them")
+    raise ValueError(f"'{shown(text)}' is neither true nor false: write one of them")

@@ -31,7 +31,8 @@ class Problem:
     text: str
 
     def __str__(self) -> str:
-        where = f"{self.place.file}:{self.place.line}:{self.place.column}"
+        place = self.place
+        where = f"{place.file}:{place.line}:{place.column}" if place.line else place.file
         return f"{where}: {self.path}: {self.text}" if self.path else f"{where}: {self.text}"
 
 
@@ -76,6 +77,25 @@ class Seq:
 Node = Scalar | Map | Seq
 
 
+def shown(untrusted: str, most: int = 40) -> str:
+    """A text of a file as it is told: short, and with nothing in it that moves a terminal's cursor."""
+    if len(untrusted) <= most and untrusted.isprintable():
+        return untrusted
+    told = "".join(char if char.isprintable() else "?" for char in untrusted[:most])
+    return told + "…" if len(untrusted) > most else told
+
+
+def decode(file: str, untrusted: bytes) -> str | Problem:
+    """A file's text, or where it is not UTF-8."""
+    try:
+        return untrusted.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        before = exc.object[: exc.start].decode("utf-8", "replace")
+        place = Place(file, before.count("\n") + 1, len(before) - before.rfind("\n"))
+        text = f"the byte 0x{exc.object[exc.start]:02x} is not UTF-8: save the file as UTF-8"
+        return Problem(place, "", text)
+
+
 def kind_of(node: Node) -> str:
     """What a node is, in words."""
     match node:
@@ -84,7 +104,7 @@ def kind_of(node: Node) -> str:
         case Seq():
             return "a list"
         case Scalar():
-            return "nothing" if node.is_empty else f"'{node.text[:40]}'"
+            return "nothing" if node.is_empty else f"'{shown(node.text)}'"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from shim_engine import Container, FakeEngine
-from worlds import STUDENT
+from worlds import STUDENT, policy_of
 
 from ds01.common.engine import Engine
 from ds01.common.errors import PeerRefused, Unavailable
 from ds01.common.events import Event
-from ds01.common.limits import Group, Limits, Policies, Policy
+from ds01.common.limits import Limits, Policy
 from ds01.common.peer import Peer
 from ds01.docker_shim.actions import Actions, Doors
 from ds01.docker_shim.audit import Audit
@@ -28,13 +28,12 @@ from ds01.docker_shim.engine_state import EngineState
 from ds01.docker_shim.hangups import Hangups
 from ds01.docker_shim.refusals import Coalescer
 from ds01.docker_shim.relay import Relayer
-from ds01.docker_shim.server import Server
+from ds01.docker_shim.server import Budget, Server
 
-LIMITS: Limits = replace(STUDENT, max_connections=4)
+LIMITS: Limits = replace(STUDENT, max_connections=4, max_streams=4)
 ALICE = Peer(1001, "alice", frozenset({"student"}), 1, "", is_admin=False)
 BOB = Peer(1002, "bob", frozenset({"student"}), 2, "", is_admin=False)
 ADA = Peer(1010, "ada", frozenset({"ds01-admin"}), 3, "", is_admin=True)
-POLICY = Policy("student", {"student": Group("student", LIMITS, frozenset(), frozenset())}, {}, Policies())
 
 
 @dataclass
@@ -93,7 +92,8 @@ class FakeServices:
 class World:
     """The running parts, and hands to ask with."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, limits: Limits) -> None:
+        self.limits = limits
         self.engine = FakeEngine(str(folder / "engine.sock"))
         self.services = FakeServices()
         self.events: list[Event] = []
@@ -108,6 +108,12 @@ class World:
         if self.refuse_peer:
             raise PeerRefused(self.refuse_peer)
         return self.peer
+
+    def budget(self, _: Peer) -> Budget:
+        return Budget(self.limits.max_connections, self.limits.max_streams)
+
+    def policy(self) -> Policy:
+        return policy_of(self.limits)
 
     def own(self, peer: Peer, name: str, lease: str = "", identity: str = "") -> Container:
         return self.engine.add(name, {"ds01.uid": str(peer.uid), "ds01.lease": lease}, identity)
@@ -152,7 +158,7 @@ def _unchunked(body: bytes) -> bytes:
 @asynccontextmanager
 async def running(patience_s: float = 0.3) -> AsyncIterator[World]:
     with tempfile.TemporaryDirectory() as folder:
-        world = World(Path(folder))
+        world = World(Path(folder), LIMITS)
         await world.engine.start()
         listener = socket.socket(socket.AF_UNIX)
         listener.setblocking(False)
@@ -162,11 +168,11 @@ async def running(patience_s: float = 0.3) -> AsyncIterator[World]:
         state = EngineState(Engine(world.engine.path, timeout_s=0.5), engine)
         allocator = AllocatorClient(world.services.call, patience_s=patience_s)
         limits = LimitsClient(world.services.call, patience_s=patience_s)
-        doors = Doors(engine, engine, state, allocator, limits, lambda: POLICY)
+        doors = Doors(engine, engine, state, allocator, limits, world.policy)
         audit = Audit(world, allocator.record, Coalescer(window_s=0.2))
         hangups = Hangups()
         relayer = Relayer(hangups, world.engine.path)
-        server = Server(Actions(doors), relayer, state, audit, world.identify, lambda peer: LIMITS.max_connections)
+        server = Server(Actions(doors), relayer, state, audit, world.identify, world.budget)
         works = [asyncio.create_task(work) for work in (server.accept(listener), audit.work())]
         try:
             yield world

@@ -11,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import STUDENT
 
-from ds01.common.limits import Policies
+from ds01.common.limits import Limits, Policies
+from ds01.common.model import EngineFacts
+from ds01.common.sizes import Asked, parse_asked, sizes_for
+from ds01.docker_shim.admin_create import build_admin, parse_admin_wish
 from ds01.docker_shim.fields import CONFIG, EXEC_CREATE, EXEC_START, HOST_CONFIG, Use, judge
 from ds01.docker_shim.guard import vet
-from ds01.common.model import EngineFacts
 from ds01.docker_shim.model import GpuWish, HealthTimes, Json, Origin, Owner, Reason, Refused, Wish
 from ds01.docker_shim.rewrite import DS01_LABELS, Built, backstop, bound, build
 from ds01.docker_shim.strictjson import dump, parse_object
@@ -80,14 +82,26 @@ def wish_of(host: dict[str, Any] | None = None, **config: Any) -> Wish | Refused
     return parse_wish({"Image": "busybox", **config, "HostConfig": host or {}}, 1)
 
 
-def body_of(wish: Wish | Refused, engine: EngineFacts = FULL_ENGINE, image: HealthTimes | None = None) -> Built:
+def body_of(
+    wish: Wish | Refused,
+    engine: EngineFacts = FULL_ENGINE,
+    image: HealthTimes | None = None,
+    limits: Limits = STUDENT,
+) -> Built:
     assert isinstance(wish, Wish)
-    sizes = bound(wish, STUDENT)
+    sizes = bound(wish, limits, engine.cpus)
     assert not isinstance(sizes, Refused)
     lease = "l-1" if wish.gpus.units else ""
-    built = build(wish, sizes, OWNER, ORIGIN, lease, backstop(STUDENT, Policies()), engine, image)
-    assert vet(built.body, OWNER.uid, STUDENT) == ""
+    built = build(wish, sizes, OWNER, ORIGIN, lease, backstop(limits, Policies()), engine, image)
+    assert vet(built.body, OWNER.uid, limits, engine.cpus) == ""
     return built
+
+
+def refused_of(host: dict[str, Any], limits: Limits = STUDENT, cpus: int = 64) -> Refused:
+    wish = wish_of(host)
+    refused = wish if isinstance(wish, Refused) else bound(wish, limits, cpus)
+    assert isinstance(refused, Refused)
+    return refused
 
 
 def host_of(built: Built) -> dict[str, Json]:
@@ -254,7 +268,6 @@ def test_gpu_requests(request_: dict[str, Json], units: int | None) -> None:
     [
         ({"Memory": 64 << 30}, "32 GiB", "64 GiB"),
         ({"MemorySwap": 64 << 30}, "32 GiB", "64 GiB"),
-        ({"MemorySwap": -1}, "32 GiB", "no limit"),
         ({"Memory": 1 << 30, "MemoryReservation": 2 << 30}, "1 GiB", "2 GiB"),
         ({"NanoCpus": 64_000_000_000}, "16 CPUs", "64 CPUs"),
         ({"CpuQuota": 2_000_000, "CpuPeriod": 100_000}, "16 CPUs", "20 CPUs"),
@@ -264,10 +277,7 @@ def test_gpu_requests(request_: dict[str, Json], units: int | None) -> None:
     ],
 )
 def test_more_than_the_limit_is_refused_with_both_numbers(host: dict[str, Any], limit: str, requested: str) -> None:
-    wish = wish_of(host)
-    assert isinstance(wish, Wish)
-    refused = bound(wish, STUDENT)
-    assert isinstance(refused, Refused)
+    refused = refused_of(host)
     assert (refused.status, refused.limit, refused.requested) == (403, limit, requested)
     assert limit in refused.sentence
     assert requested in refused.sentence
@@ -281,6 +291,9 @@ def test_more_than_the_limit_is_refused_with_both_numbers(host: dict[str, Any], 
         {"CpuShares": 1},
         {"Memory": -5},
         {"NanoCpus": -1},
+        {"NanoCpus": 9_999_999},
+        {"MemorySwap": -2},
+        {"MemoryReservation": -1},
         {"ShmSize": -1},
         {"Memory": 4 << 30, "MemorySwap": 1 << 30},
         {"RestartPolicy": {"Name": "sometimes"}},
@@ -292,10 +305,7 @@ def test_more_than_the_limit_is_refused_with_both_numbers(host: dict[str, Any], 
     ],
 )
 def test_sizes_that_make_no_sense_are_malformed(host: dict[str, Any]) -> None:
-    wish = wish_of(host)
-    refused = wish if isinstance(wish, Refused) else bound(wish, STUDENT)
-    assert isinstance(refused, Refused)
-    assert refused.status == 400
+    assert refused_of(host).status == 400
 
 
 def test_what_is_not_said_is_set_to_the_limit() -> None:
@@ -327,6 +337,114 @@ def test_limits_that_the_engine_cannot_apply_go_to_the_scope() -> None:
     assert annotations["org.systemd.property.CPUQuotaPerSecUSec"] == "uint64 2000000"
     assert annotations["org.systemd.property.MemoryMax"] == f"uint64 {32 << 30}"
     assert annotations["org.systemd.property.TasksMax"] == "uint64 4096"
+
+
+def test_a_container_without_a_limit_of_its_runtime_has_no_backstop() -> None:
+    unlimited = replace(STUDENT, max_runtime_s=None)
+    assert host_of(body_of(wish_of(), limits=unlimited))["Annotations"] == {}
+
+
+def test_a_backstop_after_all_of_history_is_still_a_number_of_systemds() -> None:
+    longest = backstop(replace(STUDENT, max_runtime_s=1e15), Policies())["org.systemd.property.RuntimeMaxUSec"]
+    assert longest == f"uint64 {10**18}"
+
+
+TWO_CPUS = replace(FULL_ENGINE, cpus=2)
+UNKNOWN_CPUS = replace(FULL_ENGINE, cpus=0)
+
+
+@pytest.mark.parametrize(
+    ("engine", "host", "nano"),
+    [
+        (TWO_CPUS, {}, 2_000_000_000),
+        (TWO_CPUS, {"NanoCpus": 2_000_000_000}, 2_000_000_000),
+        (TWO_CPUS, {"NanoCpus": 500_000_000}, 500_000_000),
+        (UNKNOWN_CPUS, {}, 16_000_000_000),
+        (replace(BARE_ENGINE, cpus=2), {}, None),
+    ],
+)
+def test_no_more_cpus_than_the_engine_sees(engine: EngineFacts, host: dict[str, Any], nano: int | None) -> None:
+    sent = host_of(body_of(wish_of(host), engine))
+    assert sent.get("NanoCpus") == nano
+    if nano is None:
+        annotations = sent["Annotations"]
+        assert isinstance(annotations, dict)
+        assert annotations["org.systemd.property.CPUQuotaPerSecUSec"] == "uint64 2000000"
+
+
+@pytest.mark.parametrize(
+    ("cpus", "limit", "sentence"),
+    [
+        (2, 64.0, "'--cpus' asks for 8 CPUs in one container, and this machine has 2 CPUs; ask for 2 CPUs or less"),
+        (1, 64.0, "'--cpus' asks for 8 CPUs in one container, and this machine has 1 CPU; ask for 1 CPU or less"),
+        (4, 2.0, "'--cpus' asks for 8 CPUs in one container, and your limit is 2 CPUs; ask for 2 CPUs or less"),
+        (0, 2.0, "'--cpus' asks for 8 CPUs in one container, and your limit is 2 CPUs; ask for 2 CPUs or less"),
+    ],
+)
+def test_more_cpus_than_there_are_is_refused_with_what_would_pass(cpus: int, limit: float, sentence: str) -> None:
+    refused = refused_of({"NanoCpus": 8_000_000_000}, replace(STUDENT, cpus=limit), cpus)
+    assert (refused.status, refused.reason, refused.sentence) == (403, Reason.OVER_LIMIT, sentence)
+
+
+SWAPPING = replace(STUDENT, memory_swap_bytes=40 << 30)
+
+
+@pytest.mark.parametrize(
+    ("limits", "host", "memory_gib", "together_gib"),
+    [
+        (STUDENT, {}, 32, 32),
+        (STUDENT, {"Memory": 4 << 30}, 4, 4),
+        (STUDENT, {"Memory": 4 << 30, "MemorySwap": -1}, 4, 4),
+        (STUDENT, {"MemorySwap": 2 << 30}, 2, 2),
+        (SWAPPING, {}, 32, 40),
+        (SWAPPING, {"MemorySwap": -1}, 32, 40),
+        (SWAPPING, {"Memory": 4 << 30}, 4, 12),
+        (SWAPPING, {"Memory": 4 << 30, "MemorySwap": 4 << 30}, 4, 4),
+        (SWAPPING, {"Memory": 4 << 30, "MemorySwap": 40 << 30}, 4, 40),
+    ],
+)
+def test_swap_is_what_was_asked_or_the_allowance(
+    limits: Limits, host: dict[str, Any], memory_gib: int, together_gib: int
+) -> None:
+    sent = host_of(body_of(wish_of(host), limits=limits))
+    assert (sent["Memory"], sent["MemorySwap"]) == (memory_gib << 30, together_gib << 30)
+
+
+def test_more_memory_and_swap_than_the_limit_is_refused_with_both_numbers() -> None:
+    refused = refused_of({"Memory": 4 << 30, "MemorySwap": 41 << 30}, SWAPPING)
+    assert (refused.status, refused.limit, refused.requested) == (403, "40 GiB", "41 GiB")
+    assert "41 GiB of memory and swap" in refused.sentence
+
+
+@pytest.mark.parametrize(
+    ("host", "label"),
+    [
+        ({}, "policy"),
+        ({"MemorySwap": -1, "PidsLimit": -1, "Memory": 0, "ShmSize": 1 << 20}, "policy"),
+        ({"CpuQuota": 150_000, "Memory": 4 << 30}, "cpus_nano=1500000000 memory_bytes=4294967296"),
+        ({"MemorySwap": 1 << 30, "PidsLimit": 100}, "memory_swap_bytes=1073741824 pids=100"),
+    ],
+)
+def test_a_label_keeps_what_was_asked_so_that_it_can_be_worked_out_again(host: dict[str, Any], label: str) -> None:
+    body = body_of(wish_of(host)).body
+    labels = body["Labels"]
+    assert isinstance(labels, dict)
+    assert labels["ds01.sizes"] == label
+    asked = parse_asked(label)
+    assert isinstance(asked, Asked)
+    sent, again = body["HostConfig"], sizes_for(asked, STUDENT, 64)
+    assert isinstance(sent, dict)
+    assert (sent["NanoCpus"], sent["Memory"]) == (again.cpus_nano, again.memory_bytes)
+    assert (sent["MemorySwap"], sent["PidsLimit"]) == (again.memory_swap_bytes, again.pids)
+
+
+def test_sizes_of_an_administrators_container_are_nobodys() -> None:
+    for said in ({}, {"Labels": {"ds01.unmanaged": "1"}}, {"Labels": {"ds01.sizes": "policy"}}):
+        wish = parse_admin_wish({"Image": "busybox", "HostConfig": {"Memory": 1 << 30}, **said}, 1)
+        assert not isinstance(wish, Refused)
+        labels = build_admin(wish, OWNER, ORIGIN, "").body["Labels"]
+        assert isinstance(labels, dict)
+        assert labels["ds01.sizes"] == ""
 
 
 def test_the_backstop_is_runtime_extensions_and_a_day() -> None:
@@ -372,6 +490,24 @@ def test_health_checks_are_not_more_often_than_every_five_seconds(
 ) -> None:
     built = body_of(wish_of(Healthcheck=own), image=image)
     assert built.body.get("Healthcheck") == sent
+
+
+@pytest.mark.parametrize(
+    ("own", "image", "sent"),
+    [
+        ({"Interval": 10 * SECOND}, None, {"Interval": 60 * SECOND}),
+        ({"Interval": 60 * SECOND}, None, {"Interval": 60 * SECOND}),
+        (None, HealthTimes(30 * SECOND), {"Interval": 60 * SECOND}),
+    ],
+)
+def test_the_least_interval_is_the_policys(
+    own: dict[str, Json] | None, image: HealthTimes | None, sent: dict[str, Json]
+) -> None:
+    slow = replace(STUDENT, min_healthcheck_interval_s=60.0)
+    built = body_of(wish_of(Healthcheck=own), image=image, limits=slow)
+    assert built.body.get("Healthcheck") == sent
+    assert vet({**built.body, "Healthcheck": {"Interval": 59 * SECOND}}, OWNER.uid, slow, 64)
+    assert any("to 60 s" in warning for warning in built.warnings) is (own != sent)
 
 
 @pytest.mark.parametrize(
@@ -454,6 +590,12 @@ TAMPERED: list[tuple[str, Any]] = [
     ("HostConfig.ShmSize", 9 << 30),
     ("HostConfig.PidsLimit", -1),
     ("HostConfig.MemorySwap", -1),
+    ("HostConfig.MemorySwap", 31 << 30),
+    ("HostConfig.Memory", 31 << 30),
+    ("HostConfig.NanoCpus", 1_000_000_000),
+    ("HostConfig.PidsLimit", 1),
+    ("Labels", {**dict.fromkeys(DS01_LABELS, ""), "ds01.uid": "1001"}),
+    ("Labels", {**dict.fromkeys(DS01_LABELS, ""), "ds01.uid": "1001", "ds01.sizes": "pids=1"}),
     ("HostConfig.DeviceRequests", [{"Driver": "cdi", "DeviceIDs": ["nvidia.com/gpu=all"]}]),
     ("HostConfig.DeviceRequests", [{"Driver": "", "Count": -1}]),
     ("Volumes", {"/x": {}}),
@@ -468,11 +610,11 @@ def test_the_counter_check_finds_what_was_tampered_with(path: str, value: Json) 
     body = json.loads(dump(body_of(parse_wish(CLI_26, 1)).body))
     *outer, key = path.split(".")
     (body[outer[0]] if outer else body)[key] = value
-    assert vet(body, OWNER.uid, STUDENT)
+    assert vet(body, OWNER.uid, STUDENT, 64)
 
 
 def test_the_counter_check_wants_the_owner() -> None:
-    assert vet(body_of(wish_of()).body, 1002, STUDENT)
+    assert vet(body_of(wish_of()).body, 1002, STUDENT, 64)
 
 
 scalars = st.none() | st.booleans() | st.integers(-(2**65), 2**65) | st.text(max_size=12)
@@ -510,14 +652,27 @@ plausible_config = st.fixed_dictionaries(
         "Cmd": st.lists(st.text(max_size=5), max_size=3),
     },
 )
-engines = st.builds(EngineFacts, *(st.booleans() for _ in range(5)), st.integers(1, 256))
+engines = st.builds(EngineFacts, *(st.booleans() for _ in range(5)), st.integers(0, 256))
+policies = st.builds(
+    lambda swap, cpus, runtime_s, health_s: replace(
+        STUDENT,
+        memory_swap_bytes=STUDENT.memory_bytes + swap,
+        cpus=cpus,
+        max_runtime_s=runtime_s,
+        min_healthcheck_interval_s=health_s,
+    ),
+    st.integers(0, 8 << 30),
+    st.floats(0.01, 64.0),
+    st.none() | st.floats(60.0, 1e15),
+    st.floats(1.0, 100.0),
+)
 images = st.none() | st.builds(HealthTimes, st.integers(-5, 10 * SECOND), st.integers(0, 10 * SECOND))
 
 
 @settings(max_examples=400, deadline=None)
-@given(host_fields | plausible_host, config_fields | plausible_config, engines, images)
+@given(host_fields | plausible_host, config_fields | plausible_config, engines, images, policies)
 def test_whatever_is_built_passes_the_guard_again(
-    host: dict[str, Json], config: dict[str, Json], engine: EngineFacts, image: HealthTimes | None
+    host: dict[str, Json], config: dict[str, Json], engine: EngineFacts, image: HealthTimes | None, limits: Limits
 ) -> None:
     try:
         sent = json.dumps({**config, "Image": "busybox", "HostConfig": host}, ensure_ascii=False).encode()
@@ -529,13 +684,13 @@ def test_whatever_is_built_passes_the_guard_again(
     wish = parse_wish(untrusted, 1)
     if isinstance(wish, Refused):
         return
-    sizes = bound(wish, STUDENT)
+    sizes = bound(wish, limits, engine.cpus)
     if isinstance(sizes, Refused):
         return
     lease = "l-0a1b2c" if wish.gpus.units else ""
-    built = build(wish, sizes, OWNER, ORIGIN, lease, backstop(STUDENT, Policies()), engine, image)
+    built = build(wish, sizes, OWNER, ORIGIN, lease, backstop(limits, Policies()), engine, image)
     again = json.loads(dump(built.body))
-    assert vet(again, OWNER.uid, STUDENT) == ""
+    assert vet(again, OWNER.uid, limits, engine.cpus) == ""
     assert again == built.body
 
 

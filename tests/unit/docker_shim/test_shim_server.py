@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+from dataclasses import replace
 
 import pytest
 from shim_engine import Container
@@ -207,6 +208,38 @@ async def test_an_engine_without_controllers_gets_properties(world: World) -> No
     assert isinstance(host, dict)
     assert "NanoCpus" not in host
     assert host["Annotations"]["org.systemd.property.TasksMax"] == f"uint64 {LIMITS.pids}"
+
+
+@in_world
+async def test_a_small_engine_gets_the_cpus_that_it_has(world: World) -> None:
+    world.engine.info = {**world.engine.info, "NCPU": 2}
+    assert (await world.ask("POST", "/containers/create", PLAIN)).status == 201
+    body = last_create(world)
+    host, labels = body["HostConfig"], body["Labels"]
+    assert isinstance(host, dict)
+    assert isinstance(labels, dict)
+    assert (host["NanoCpus"], labels["ds01.sizes"]) == (2_000_000_000, "policy")
+    reply = await world.ask("POST", "/containers/create", {**PLAIN, "HostConfig": {"NanoCpus": 8_000_000_000}})
+    assert (reply.status, reply.reason) == (403, "over-limit")
+    assert "this machine has 2 CPUs" in reply.message
+    assert len(world.engine.requests("/containers/create")) == 1
+
+
+@in_world
+async def test_a_runtime_without_a_limit_is_created_without_a_backstop(world: World) -> None:
+    world.limits = replace(LIMITS, max_runtime_s=None)
+    assert (await world.ask("POST", "/containers/create", PLAIN)).status == 201
+    host = last_create(world)["HostConfig"]
+    assert isinstance(host, dict)
+    assert host["Annotations"] == {}
+
+
+@in_world
+async def test_a_user_does_not_update_a_container(world: World) -> None:
+    world.own(ALICE, "mine")
+    reply = await world.ask("POST", "/containers/mine/update", {"Memory": 1 << 40})
+    assert (reply.status, reply.reason) == (403, "route-refused")
+    assert world.engine.requests("/update") == []
 
 
 @in_world
@@ -593,6 +626,75 @@ async def test_connections_of_one_user_are_limited_and_others_are_served(world: 
     async with asyncio.timeout(5):
         while (await served()).status != 200:
             pass
+
+
+STREAMS = [
+    ("/logs", "GET /containers/{}/logs?follow=1&stdout=1", b""),
+    ("/logs", "GET /containers/{}/logs?stdout=1", b""),
+    ("/wait", "POST /containers/{}/wait", b""),
+    ("/attach", "POST /containers/{}/attach?stream=1", b""),
+    ("/start", "POST /exec/{}/start", b'{"Tty":false}'),
+]
+
+
+@pytest.mark.parametrize(("ending", "line", "body"), STREAMS)
+def test_streams_of_one_user_are_limited_and_what_ends_goes_on(ending: str, line: str, body: bytes) -> None:
+    @in_world
+    async def whole(world: World) -> None:
+        world.limits = replace(LIMITS, max_connections=8, max_streams=2)
+        mine = world.own(ALICE, "mine")
+        world.engine.execs[mine.id] = mine.id
+        world.engine.hang_on = {ending}
+        raw = f"{line.format(mine.id)} HTTP/1.1\r\nHost: d\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+        held = [await world.connect() for _ in range(2)]
+        for _, writer in held:
+            writer.write(raw)
+        await eventually(lambda: len(world.engine.requests(ending)) == 2)
+        reply = await world.ask_raw(raw)
+        assert (reply.status, reply.reason) == (429, "over-streams")
+        assert "2 open streams" in reply.message
+        assert "your limit is 2; close one" in reply.message
+        assert (reply.json()["ds01"]["limit"], reply.json()["ds01"]["used"]) == ("2", "2")
+        assert len(world.engine.requests(ending)) == 2
+        assert (await world.ask("GET", "/containers/mine/json")).status == 200
+        assert (await world.ask("POST", "/containers/mine/kill")).status == 204
+        await eventually(lambda: [event.reason for event in world.events] == ["over-streams"])
+        held[0][1].close()
+        await asyncio.wait_for(world.engine.gone.wait(), 5)
+        async with asyncio.timeout(5):
+            while len(world.engine.requests(ending)) == 2:
+                reader, writer = await world.connect()
+                writer.write(raw)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(reader.read(), 0.2)
+                writer.close()
+        held[1][1].close()
+
+    whole()
+
+
+@in_world
+async def test_streams_are_counted_for_each_user_and_not_for_administrators(world: World) -> None:
+    world.limits = replace(LIMITS, max_streams=1)
+    world.engine.hang_on = {"/wait"}
+    held = []
+    for count, peer in enumerate((ALICE, BOB, ADA, ADA), start=1):
+        world.peer = peer
+        name = world.own(peer, f"c{count}").id
+        held.append((await world.connect())[1])
+        held[-1].write(f"POST /containers/{name}/wait HTTP/1.1\r\nHost: d\r\n\r\n".encode())
+        await eventually(lambda: len(world.engine.requests("/wait")) == len(held))
+    for writer in held:
+        writer.close()
+
+
+@in_world
+async def test_a_stream_that_ended_is_not_counted(world: World) -> None:
+    world.limits = replace(LIMITS, max_streams=1)
+    world.own(ALICE, "mine")
+    for _ in range(3):
+        assert (await world.ask("GET", "/containers/mine/logs?stdout=1")).status == 200
+        await asyncio.sleep(0)
 
 
 @in_world

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from engine_world import DeviceFolder, EngineWorld, Gpus, Journal
-from worlds import STUDENT
+from worlds import STUDENT, policy_of
 
 from ds01.common.ledger import Ledger
-from ds01.common.limits import Group, Limits, Policies, Policy
+from ds01.common.limits import Limits, Policy
 from ds01.common.model import Denied, Lease
 from ds01.gpu_allocator.allocator import Allocator
 from ds01.gpu_allocator.book import Book
@@ -16,8 +16,7 @@ from ds01.gpu_allocator.book import Book
 
 class FixedPolicy:
     def __init__(self, limits: Limits) -> None:
-        group = Group("student", limits, frozenset(), frozenset())
-        self._policy = Policy("student", {"student": group}, {}, Policies())
+        self._policy = policy_of(limits)
 
     def current(self) -> Policy:
         return self._policy

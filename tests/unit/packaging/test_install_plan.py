@@ -25,7 +25,7 @@ GOOD = {
     ("source", "target"),
     [
         ("units/ds01.slice", "/usr/lib/systemd/system/ds01.slice"),
-        ("units/user-.slice.d/50-ds01.conf", "/usr/lib/systemd/system/user-.slice.d/50-ds01.conf"),
+        ("units/user-.slice.d/20-ds01.conf", "/usr/lib/systemd/system/user-.slice.d/20-ds01.conf"),
         (
             "units/systemd-journald@ds01.socket.d/50-ds01.conf",
             "/usr/lib/systemd/system/systemd-journald@ds01.socket.d/50-ds01.conf",

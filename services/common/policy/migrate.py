@@ -1,0 +1,338 @@
+"""The predecessor's YAML into ours, with a comment beside each line that reads differently now. Pure.
+
+What can't be carried is told with its place and the reason. The old names and units live here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+from ds01.common.policy import keys
+from ds01.common.policy.keys import UNLIMITED, Key
+from ds01.common.policy.kinds import Kind, parse, parse_until
+from ds01.common.policy.read import Name
+from ds01.common.policy.tree import Map, Node, Pair, Place, Problem, Scalar, Seq, kind_of
+from ds01.common.quantity import KIB, number
+
+HEADER = "# Made by 'ds01 policy migrate' from the predecessor's files."
+
+_NAMES = {
+    "max_gpu_slots": "max_gpu_equivalents", "max_gpus_per_user": "max_gpu_equivalents",
+    "aggregate.gpu_limit": "max_gpu_equivalents", "max_gpus_per_container": "max_gpu_slots_per_container",
+    "max_mig_per_container": "max_gpu_slots_per_container", "max_tasks": "aggregate.tasks_max",
+}  # fmt: skip
+_UNIT = re.compile(r"(.+)_(h|m|s|seconds)")
+_NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
+_DOCKER_SIZE = re.compile(r"([0-9.]+)\s*([kmgt])b", re.IGNORECASE)
+_NULLS = ("null", "Null", "NULL", "~", "unlimited", "")
+_FLAGS = {"yes": "true", "on": "true", "true": "true", "no": "false", "off": "false", "false": "false"}
+_SAFE = re.compile(r"[A-Za-z][A-Za-z0-9._@+-]*")
+_NOT_WORDS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
+
+_STORAGE = "homes and data have no quota here; max_disk limits what containers, images and volumes use"
+_OWNERS = "a container has its owner's limits here, whatever started it"
+_ADMINS = "administrators are whoever is in the Unix group ds01-admin: add them there"
+_INERT = "nothing had this effect in the old system either"
+_DROPPED = {
+    "storage_workspace": _STORAGE, "storage_data": _STORAGE, "storage_tmp": _STORAGE,
+    "io_read_bps": "disk bandwidth has no limit here", "io_write_bps": "disk bandwidth has no limit here",
+    "ulimit_nofile": "open files have no limit here", "gpu_memory": "a MIG instance limits its memory itself",
+    "reservation_start": "there are no reservations", "reservation_end": "there are no reservations",
+    "reserved_gpus": "there are no reservations", "reason": "keep it as a comment",
+    "policies.idle_detection_window": "idle time is measured, not counted in checks: idle_timeout says it all",
+    "policies.grace_period": "idle_timeout is the only grace, after a start too",
+    "policies.gpu_hold_after_manual_stop": "gpu_hold_after_stop holds for every stop",
+    "enforcement": "limits always hold, and by systemd",
+    "container_types": _OWNERS,
+    "monitoring": "containers that an administrator starts as unmanaged are left alone",
+    "bare_metal_access": _ADMINS, "access_control": _ADMINS,
+    "gpu_allocation": "GPUs and MIG instances are found as they are", "advanced": _INERT, "wizard": _INERT,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Old:
+    """The predecessor's files: resource-limits.yaml and what lies beside it."""
+
+    root: Node | None
+    overrides: Node | None = None
+    exemptions: Node | None = None
+    members: Mapping[str, tuple[Name, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Migrated:
+    """Our YAML, and what could not be carried or means something else now."""
+
+    text: str
+    notes: tuple[Problem, ...]
+
+
+@dataclass(slots=True)
+class _Line:
+    text: str
+    comment: str
+    said_by: str
+    place: Place
+
+
+_Layer = dict[str, _Line]
+"""By the name of our key."""
+
+
+def migrate(old: Old) -> Migrated:
+    """The same rules in our words."""
+    migrator = _Migrator(old)
+    lines = migrator.run()
+    return Migrated("\n".join([HEADER, *lines]) + "\n", tuple(migrator.notes))
+
+
+class _Migrator:
+    def __init__(self, old: Old) -> None:
+        self.old = old
+        self.notes: list[Problem] = []
+
+    def run(self) -> list[str]:
+        top = {pair.key.text: pair for pair in _pairs(self.old.root)}
+        lines: list[str] = []
+        if "default_group" in top and isinstance(top["default_group"].value, Scalar):
+            lines += ["", f"default_group: {_word(top['default_group'].value.text)}"]
+        if "defaults" in top:
+            lines += ["", "defaults:", *_written(self._layer(top["defaults"].value, "defaults", "user"), "  ")]
+        lines += self._groups(top["groups"].value if "groups" in top else None)
+        lines += self._users(top.get("user_overrides"))
+        lines += self._exemptions()
+        if "policies" in top:
+            policies = self._section(top["policies"].value, "policies", "", "machine")
+            lines += ["", *_written(policies, "")] if policies else []
+        for name, pair in top.items():
+            if name not in ("default_group", "defaults", "groups", "user_overrides", "policies"):
+                self._not_carried(pair.key.place, name, _DROPPED.get(name, "nothing here has this section"))
+        return lines
+
+    def _groups(self, groups: Node | None) -> list[str]:
+        lines = ["", "groups:"] if _pairs(groups) else []
+        taken: dict[str, str] = {}
+        for pair in _pairs(groups):
+            name, path = pair.key.text, f"groups.{pair.key.text}"
+            lines.append(f"  {_word(name)}:")
+            lines += self._members(name, pair.value, taken)
+            lines += _written(self._layer(pair.value, path, "group"), "    ")
+            if not any(inner.key.text == "aggregate" for inner in _pairs(pair.value)):
+                text = "had no limits of all containers together; here they follow from max_containers_per_user, unless"
+                self._note(pair.key.place, path, f"{text} 'aggregate' says otherwise")
+        known = {pair.key.text for pair in _pairs(groups)}
+        for name, listed in self.old.members.items():
+            if name not in known:
+                place = Place(listed[0].place.file) if listed else Place(f"groups/{name}.members")
+                self._not_carried(place, "", f"there is no group '{name}': do not copy the file to /etc/ds01/groups")
+        return lines
+
+    def _members(self, group: str, node: Node, taken: dict[str, str]) -> list[str]:
+        named: dict[str, None] = {}
+        for name in (*_names(node, "members"), *self.old.members.get(group, ())):
+            first = taken.setdefault(name.text, group)
+            if first != group:
+                self._not_carried(
+                    name.place, f"groups.{group}.members", f"'{name.text}' is in '{first}', which decided"
+                )
+            else:
+                named[name.text] = None
+        return ["    members:", *(f"      - {_word(name)}" for name in named)] if named else []
+
+    def _users(self, inline: Pair | None) -> list[str]:
+        layers: dict[str, _Layer] = {}
+        for node in (inline.value if inline else None, self.old.overrides):
+            for pair in _pairs(node):
+                found = self._layer(pair.value, f"user_overrides.{pair.key.text}", "user")
+                layers[pair.key.text] = {**layers.get(pair.key.text, {}), **found}
+        lines = ["", "user_overrides:  # lie on the group's values now; they used to take their place"]
+        for user, layer in layers.items():
+            lines += [f"  {_word(user)}:", *_written(layer, "    ")]
+        return lines if layers else []
+
+    def _exemptions(self) -> list[str]:
+        lines: list[str] = []
+        for node in _items(_value_of(self.old.exemptions, "exemptions")):
+            said = {pair.key.text: pair.value.text for pair in _pairs(node) if isinstance(pair.value, Scalar)}
+            of = [name.text.removesuffix("_h") for name in _names(node, "exempt_from")]
+            until = said.get("expires_on", "")
+            try:
+                end = UNLIMITED if until in _NULLS else _quoted(parse_until(until))
+            except ValueError as exc:
+                self._not_carried(node.place, "exemptions", str(exc))
+                continue
+            if not said.get("username") or not of or not set(of) <= set(keys.EXEMPT_FROM):
+                self._not_carried(node.place, "exemptions", "it needs a username and what he is exempt from")
+                continue
+            lines += [
+                f"  - user: {_word(said['username'])}",
+                f"    from: [{', '.join(of)}]",
+                f"    until: {end}",
+                f"    why: {_quoted(_why(said))}",
+            ]
+        return ["", "exemptions:", *lines] if lines else []
+
+    def _layer(self, node: Node, path: str, layer: str) -> _Layer:
+        found: _Layer = {}
+        for pair in _pairs(node):
+            name = pair.key.text
+            if name in ("aggregate", "policies"):
+                self._section(pair.value, name, path, layer, found)
+            elif name != "members":
+                self._carry(pair, name, path, layer, found)
+        migs = found.get("max_mig_instances")
+        if migs is not None:
+            self._tell_migs(migs, path, found)
+        return found
+
+    def _section(self, node: Node, section: str, path: str, layer: str, found: _Layer | None = None) -> _Layer:
+        found = {} if found is None else found
+        for pair in _pairs(node):
+            self._carry(pair, f"{section}.{pair.key.text}", path, layer, found)
+        return found
+
+    def _carry(self, pair: Pair, old_name: str, path: str, layer: str, found: _Layer) -> None:
+        where = f"{path}.{old_name}" if path else old_name
+        suffix = _UNIT.fullmatch(old_name)
+        stem, unit = (suffix[1], suffix[2][0]) if suffix else (old_name, "")
+        key = keys.BY_NAME.get(_NAMES.get(stem, stem))
+        try:
+            if key is None or stem in _DROPPED:
+                raise ValueError(_DROPPED.get(stem, "nothing here has this key"))
+            if key.name not in keys.allowed(layer):
+                raise ValueError(f"{key.name} does not stand here: it belongs in {key.place}")
+            text, was = _converted(key, pair.value, unit)
+        except ValueError as exc:
+            self._not_carried(pair.key.place, where, str(exc))
+            return
+        is_same = (key.name, text) == (old_name, was)
+        line = _Line(text, "" if is_same else f"was {old_name}: {_printable(was)}", where, pair.key.place)
+        self._settle(key, line, found, is_exact=stem == key.name)
+
+    def _settle(self, key: Key, line: _Line, found: _Layer, *, is_exact: bool) -> None:
+        """One line where the old file said the same thing twice: the lower of two GPU limits, else the plain name."""
+        other = found.get(key.name)
+        wins = other is None or (_lower(line.text, other.text) if key.kind is Kind.GPUS else is_exact)
+        loser = other if wins else line
+        if wins:
+            found[key.name] = line
+        if loser is not None:
+            self._not_carried(loser.place, loser.said_by, f"{key.name} is {found[key.name].text} already")
+
+    def _tell_migs(self, line: _Line, path: str, found: _Layer) -> None:
+        """There it was another word for max_gpu_equivalents; as such, 2 would be seven instances of two sevenths."""
+        if line.text == UNLIMITED:
+            found.setdefault("max_gpu_equivalents", _Line(UNLIMITED, "was max_mig_instances: null", path, line.place))
+        line.comment = "counts MIG instances only; max_gpu_equivalents holds beside it"
+        whole = found.get("max_gpu_equivalents")
+        beside = f"is {whole.text}" if whole else "is not said here, so what is inherited holds (built in: 1)"
+        text = "was another word for max_gpu_equivalents, and counts MIG instances alone now; max_gpu_equivalents"
+        self._note(line.place, line.said_by, f"{text} {beside}")
+
+    def _not_carried(self, place: Place, path: str, why: str) -> None:
+        self._note(place, path, f"not carried: {why}")
+
+    def _note(self, place: Place, path: str, text: str) -> None:
+        self.notes.append(Problem(place, path, text))
+
+
+def _converted(key: Key, node: Node, unit: str) -> tuple[str, str]:
+    """The value as we write it, and as it was. Raises ValueError with the reason why it can't be."""
+    if not isinstance(node, Scalar):
+        raise ValueError(f"is {kind_of(node)}: a {key.kind} is written here")
+    if node.plain and node.text in _NULLS:
+        if not key.optional:
+            raise ValueError(f"{key.name} can't be unlimited here: what is inherited holds (built in: {key.default})")
+        return UNLIMITED, node.text or "null"
+    text = _with_unit(key, node.text, unit)
+    value = parse(key.kind, text, key.choices)
+    if isinstance(value, int | float) and value < key.least:
+        raise ValueError(f"'{node.text}' is too little here")
+    return text, node.text
+
+
+def _with_unit(key: Key, text: str, unit: str) -> str:
+    bare = _NUMBER.fullmatch(text)
+    match key.kind:
+        case Kind.DURATION if bare:
+            return f"{text}{unit or 'h'}"
+        case Kind.SIZE if bare:
+            return _bytes_text(int(Fraction(text)))
+        case Kind.SIZE:
+            return _DOCKER_SIZE.sub(r"\1\2", text)
+        case Kind.PERCENT if bare:
+            is_part = key.name.startswith("policies.high_demand_")
+            return f"{number(float(text) * (100 if is_part else 1))}%"
+        case Kind.QUOTA if bare:
+            return f"{text}%"
+        case Kind.COUNT | Kind.TASKS | Kind.WEIGHT if bare:
+            return number(float(text))
+        case Kind.FLAG:
+            return _FLAGS.get(text.lower(), text)
+    return text
+
+
+def _bytes_text(size: int) -> str:
+    for unit, one in (("GiB", KIB**3), ("MiB", KIB**2), ("KiB", KIB)):
+        if size >= one and size % one == 0:
+            return f"{size // one}{unit}"
+    return f"{size}b"
+
+
+def _written(layer: _Layer, indent: str) -> list[str]:
+    """The lines of a layer: plain keys first, then its sections."""
+    lines, section = [], ""
+    for name, line in sorted(layer.items(), key=lambda item: item[0].rpartition(".")[0]):
+        inside, _, last = name.rpartition(".")
+        if inside != section:
+            section = inside
+            lines.append(f"{indent}{section}:")
+        text = f"{indent}{'  ' if section else ''}{last}: {line.text}"
+        lines.append(f"{text:<44}  # {line.comment}" if line.comment else text)
+    return lines
+
+
+def _why(said: Mapping[str, str]) -> str:
+    by = " ".join(
+        f"{word} {said[name]}" for word, name in (("by", "approved_by"), ("on", "approved_on")) if name in said
+    )
+    reason = said.get("reason") or "as in the old system"
+    return f"{reason} (approved {by})" if by else reason
+
+
+def _lower(one: str, other: str) -> bool:
+    return one != UNLIMITED and (other == UNLIMITED or Fraction(one) < Fraction(other))
+
+
+def _pairs(node: Node | None) -> tuple[Pair, ...]:
+    return node.pairs if isinstance(node, Map) else ()
+
+
+def _items(node: Node | None) -> tuple[Node, ...]:
+    return node.items if isinstance(node, Seq) else ()
+
+
+def _names(node: Node, key: str) -> list[Name]:
+    return [Name(item.text, item.place) for item in _items(_value_of(node, key)) if isinstance(item, Scalar)]
+
+
+def _value_of(node: Node | None, name: str) -> Node | None:
+    return next((pair.value for pair in _pairs(node) if pair.key.text == name), None)
+
+
+def _word(text: str) -> str:
+    """A name as every YAML reader takes it for a name."""
+    return text if _SAFE.fullmatch(text) and text.lower() not in _NOT_WORDS else _quoted(text)
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(_printable(text), ensure_ascii=False)
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else " " for char in text)

@@ -1,0 +1,158 @@
+"""Keeps units equal to what is wanted: makes those that are ours to make, sets what differs, tells what changed.
+
+What was set last is remembered, so a pass without a difference asks nobody. Changes by hand are told from outside
+(`verify`, `restore`), since systemd sends no signal for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
+
+from ds01.common.errors import Unavailable
+from ds01.common.events import EventLog
+from ds01.common.slices import PropertyValue, SlicePlan, cgroup_of
+from ds01.limits_sync import telling
+from ds01.limits_sync.pendings import Pendings, Waiting
+from ds01.limits_sync.shrink import settle
+from ds01.limits_sync.telling import LIMITS
+from ds01.limits_sync.wanted import Wanted
+
+_logger = logging.getLogger(__name__)
+
+
+class Manager(Protocol):
+    """systemd."""
+
+    async def ensure_slice(self, plan: SlicePlan) -> bool: ...
+    async def set_properties(self, unit: str, properties: Mapping[str, PropertyValue]) -> None: ...
+    async def properties(self, unit: str, names: Iterable[str]) -> dict[str, PropertyValue]: ...
+    async def drop_ins(self, unit: str) -> list[str]: ...
+
+
+class Kernel(Protocol):
+    """The cgroup hierarchy."""
+
+    def exists(self, path: str) -> bool: ...
+    def used_bytes(self, path: str) -> int | None: ...
+
+
+class Units:
+    """All units that carry limits. `wanted` and `grace_s` are replaced from outside, then `refresh` is called."""
+
+    def __init__(
+        self,
+        systemd: Manager,
+        kernel: Kernel,
+        pendings: Pendings,
+        log: EventLog,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.wanted: dict[str, Wanted] = {}
+        self.grace_s = 0.0
+        self._systemd = systemd
+        self._kernel = kernel
+        self._pendings = pendings
+        self._log = log
+        self._clock = clock
+        self._set: dict[str, dict[str, PropertyValue]] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    def want(self, *units: Wanted) -> None:
+        """Add units, or replace what is wanted of them."""
+        self.wanted.update((one.plan.name, one) for one in units)
+
+    def forget(self, unit: str) -> None:
+        """A unit that is ours no more."""
+        self.wanted.pop(unit, None)
+        self._set.pop(unit, None)
+        self._pendings.put(unit, None)
+
+    async def refresh_all(self) -> tuple[int, list[str]]:
+        """Bring every unit to what is wanted, parents first; how many changed, and what went wrong."""
+        changed, problems = 0, []
+        names = list(self.wanted)
+        ours = [name for name in names if self.wanted[name].transient]
+        parents = [name for name in ours if name.count("-") == 1]
+        for batch in ([name for name in names if name not in ours], parents, [n for n in ours if n not in parents]):
+            for result in await asyncio.gather(*(self.refresh(name) for name in batch), return_exceptions=True):
+                if isinstance(result, Unavailable):
+                    problems.append(str(result))
+                elif isinstance(result, BaseException):
+                    raise result
+                else:
+                    changed += result
+        return changed, problems
+
+    async def refresh(self, name: str, *, tells: bool = True) -> bool:
+        """Bring one unit to what is wanted of it now; True if something was set. Raises `Unavailable`."""
+        async with self._locks.setdefault(name, asyncio.Lock()):
+            wanted = self.wanted.get(name)
+            if wanted is None:
+                return False
+            if wanted.transient and not self._kernel.exists(cgroup_of(name)):
+                return await self._make(wanted)
+            have = self._set.get(name)
+            if have is None:
+                have = self._set[name] = await self._systemd.properties(name, LIMITS)
+            return await self._settle(wanted, have, tells)
+
+    async def verify(self, name: str) -> None:
+        """Look at a unit that somebody may have changed, and put it back. Raises `Unavailable`."""
+        wanted, before = self.wanted.get(name), self._set.get(name)
+        if wanted is None or before is None:
+            return
+        found = await self._systemd.properties(name, LIMITS)
+        if not found:  # a service that is not installed, or a login slice that has ended
+            self._set.pop(name, None)
+            return
+        if self._set.get(name) is not before or all(found.get(key) == value for key, value in before.items()):
+            return
+        self._set[name] = found
+        other = {key: value for key, value in found.items() if before.get(key, value) != value}
+        drop_ins = [path for path in await self._systemd.drop_ins(name) if path.startswith("/etc/")]
+        await self.refresh(name, tells=False)
+        self._log.emit(telling.restored(wanted, other, drop_ins))
+
+    async def verify_all(self) -> None:
+        """Look at every unit. Raises `Unavailable`."""
+        await asyncio.gather(*(self.verify(name) for name in list(self.wanted)))
+
+    async def restore(self) -> None:
+        """Make again what was stopped by hand, parents first. Raises `Unavailable`."""
+        gone = [one for one in self.wanted.values() if one.transient and one.plan.name in self._set]
+        gone = [one for one in gone if not self._kernel.exists(cgroup_of(one.plan.name))]
+        for one in sorted(gone, key=lambda one: one.plan.name.count("-")):
+            if await self.refresh(one.plan.name):
+                self._log.emit(telling.restored(one, None, ()))
+
+    async def _make(self, wanted: Wanted) -> bool:
+        name = wanted.plan.name
+        known = name in self._set
+        made = await self._systemd.ensure_slice(wanted.plan)
+        self._set[name] = {key: value for key, value in wanted.plan.properties.items() if key in LIMITS}
+        self._pendings.put(name, None)
+        if made and not known and wanted.uid is not None:
+            self._log.emit(telling.ensured(wanted))
+        return True
+
+    async def _settle(self, wanted: Wanted, have: dict[str, PropertyValue], tells: bool) -> bool:
+        name = wanted.plan.name
+        target = {key: value for key, value in wanted.plan.properties.items() if key in LIMITS}
+        used = self._kernel.used_bytes(cgroup_of(name)) if target.get("MemoryMax") != have.get("MemoryMax") else None
+        settled = settle(target, have, used, self._pendings.of(name), self._clock(), self.grace_s)
+        new = {key: value for key, value in settled.properties.items() if have.get(key) != value}
+        if new and have:
+            await self._systemd.set_properties(name, new)
+            self._set[name] = {**have, **new}
+            if tells:
+                self._log.emit(telling.applied(wanted, have, new))
+        waiting = None
+        if settled.pending is not None:
+            waiting = Waiting(settled.pending, wanted.uid, wanted.user, wanted.what)
+        if self._pendings.put(name, waiting) and settled.pending is not None:
+            self._log.emit(telling.shrinking(wanted, settled.pending, used or 0))
+        return bool(new and have)
