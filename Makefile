@@ -41,6 +41,10 @@ check: devenv typing
 pages: devenv typing
 	$(pages) shim > docs/SHIM.md
 	$(pages) catalog > packaging/ds01.catalog
+	$(pages) built-in > config/policy.json
+	$(pages) reference > config/resource-limits.reference.yaml
+	$(pages) policy > build/POLICY.md && mv build/POLICY.md docs/POLICY.md
+	$(pages) man > build/man && mv build/man docs/man/ds01-resource-limits.5
 
 unit: devenv typing
 	$(pytest) tests/unit --junit-xml=build/reports/unit.xml

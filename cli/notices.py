@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from contextlib import suppress
-from pathlib import Path
 
 from ds01.cli import render
 
@@ -15,8 +14,8 @@ FILE = "/run/ds01/shrinking.json"
 def shrinking(uid: int, now: float) -> list[str]:
     """A sentence for each limit of `uid` that waits; what can't be read is left out."""
     try:
-        text = Path(os.environ.get("DS01_SHRINKING_FILE", FILE)).read_text(encoding="utf-8")
-        units = list(json.loads(text)["units"].values())
+        with open(os.environ.get("DS01_SHRINKING_FILE", FILE), encoding="utf-8") as file:
+            units = list(json.load(file)["units"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []
     found = []

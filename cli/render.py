@@ -27,7 +27,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def sections(parts: Sequence[tuple[str, Sequence[Sequence[str]]]]) -> str:
     """Titles with rows below them, the columns of all in line."""
     widths = [max(map(len, column)) for column in zip(*(row for _, rows in parts for row in rows), strict=True)]
-    lines = []
+    lines: list[str] = []
     for title, rows in parts:
         lines += ["", title] if lines else [title]
         for row in rows:

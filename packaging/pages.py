@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
-"""Prints the pages that are made from tables: `pages.py shim` (docs/SHIM.md), `pages.py catalog` (the catalogue)."""
+"""Prints what is made from tables: `pages.py NAME`; the names are at the end. `make pages` puts each where it goes."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import policy_pages
 
 from ds01.common.events import catalog
 from ds01.docker_shim import fields
@@ -54,5 +57,20 @@ def shim() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def _anew(path: str, make: Callable[[str], str]) -> Callable[[], str]:
+    """A page that people write, with the part of it that is made."""
+    return lambda: make((DOCS / path).read_text())
+
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES: Mapping[str, Callable[[], str]] = {
+    "shim": shim,
+    "catalog": catalog,
+    "built-in": policy_pages.built_in_policy,
+    "reference": policy_pages.reference,
+    "policy": _anew("POLICY.md", policy_pages.policy_page),
+    "man": _anew("man/ds01-resource-limits.5", policy_pages.man_page),
+}
+
 if __name__ == "__main__":
-    sys.stdout.write({"shim": shim, "catalog": catalog}[sys.argv[1]]())
+    sys.stdout.write(PAGES[sys.argv[1]]())

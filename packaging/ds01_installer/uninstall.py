@@ -9,7 +9,10 @@ from ds01_installer.files import Tree, write
 from ds01_installer.survey import clear_containers
 from ds01_installer.talk import Talk
 
-_RUNTIME_GATES = "/run/systemd/system.control"
+_RUNTIME = "/run/systemd/system.control"
+_RUNTIME_UNITS = ("user-*.slice", "ds01.slice", "docker.slice", "cron.service", "atd.service")
+_RUNTIME_NAMES = ("DevicePolicy", "CPUQuota", "CPUWeight", "MemoryHigh", "MemoryMax", "TasksMax")
+"""What was set at run time: the installer's device gate and the limits of ds01-limits-sync."""
 
 
 def uninstall(tree: Tree, talk: Talk, *, purge: bool, may_stop_containers: bool) -> None:
@@ -41,8 +44,7 @@ def uninstall(tree: Tree, talk: Talk, *, purge: bool, may_stop_containers: bool)
     machine.try_run("udevadm", "control", "--reload")
 
     talk.step("the engine behind its own socket")
-    for gate in tree.at(_RUNTIME_GATES).glob("user-*.slice.d/50-DevicePolicy.conf"):
-        gate.unlink()
+    _drop_what_was_set_at_run_time(tree)
     machine.run("systemctl", "daemon-reload")
     machine.try_run("systemctl", "stop", "systemd-journald@ds01.socket", "docker-unmanaged.slice", "docker.slice")
     machine.try_run("systemctl", "stop", "ds01.slice")
@@ -51,6 +53,13 @@ def uninstall(tree: Tree, talk: Talk, *, purge: bool, may_stop_containers: bool)
     machine.run("systemctl", "restart", "systemd-journald.service")
     machine.run("systemctl", "start", "docker.socket", "containerd.service", "docker.service")
     _remove_state(tree, talk, purge=purge)
+
+
+def _drop_what_was_set_at_run_time(tree: Tree) -> None:
+    for unit in _RUNTIME_UNITS:
+        for name in _RUNTIME_NAMES:
+            for path in tree.at(_RUNTIME).glob(f"{unit}.d/50-{name}.conf"):
+                path.unlink()
 
 
 def _remove_state(tree: Tree, talk: Talk, *, purge: bool) -> None:

@@ -12,6 +12,7 @@ from fractions import Fraction
 
 KIB = 1024
 _SIZES = {"b": 1, "k": KIB, "m": KIB**2, "g": KIB**3, "t": KIB**4}
+_UNITS = {"TiB": KIB**4, "GiB": KIB**3, "MiB": KIB**2, "KiB": KIB}
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _NUMBER = r"(?:0|[1-9][0-9]{0,14})(?:\.[0-9]{1,6})?"
 _PLAIN_NUMBER = re.compile(_NUMBER)
@@ -92,10 +93,11 @@ def parse_count(text: str) -> int:
     """A whole number, 0 or more."""
     if re.fullmatch(r"0|[1-9][0-9]{0,17}", text):
         return _small(int(text), text)
-    if re.fullmatch(r"0[0-7]+", text):
-        meant = text.lstrip("0") or "0"
-        raise ValueError(f"'{text}' is octal in YAML 1.1, that is {int(text, 8)}: write {meant} or {int(text, 8)}")
-    if re.fullmatch(r"[0-9][0-9_]*", text) and "_" in text:
+    if re.fullmatch(r"0[0-7]{1,17}", text):
+        meant, octal = text.lstrip("0") or "0", str(int(text, 8))
+        write = meant if meant == octal else f"{meant} or {octal}"
+        raise ValueError(f"'{text}' is octal in YAML 1.1, that is {octal}: write {write}")
+    if re.fullmatch(r"[1-9][0-9_]{1,23}", text) and "_" in text:
         raise ValueError(f"'{text}' has underlines in it: write {text.replace('_', '')}")
     raise ValueError(f"{_odd(text)} is not a whole number: write one like 4096")
 
@@ -124,17 +126,19 @@ def parse_gpus(text: str) -> Fraction:
 
 def size_text(size_bytes: int) -> str:
     """`64 GiB`, in the largest unit that there is one of, to two decimals."""
-    for unit, one in (("TiB", KIB**4), ("GiB", KIB**3), ("MiB", KIB**2), ("KiB", KIB)):
+    for unit, one in _UNITS.items():
         if size_bytes >= one:
             return f"{number(size_bytes / one)} {unit}"
     return f"{size_bytes} B"
 
 
-def size_text_within(size_bytes: int) -> str:
-    """As `size_text`, but never more than `size_bytes`: what is told as the most must be right when it is written."""
-    one = next((one for one in (KIB**4, KIB**3, KIB**2, KIB) if size_bytes >= one), 1)
-    hundredths = size_bytes * 100 // one
-    return size_text(-(-hundredths * one // 100))
+def sizes_apart(larger_bytes: int, smaller_bytes: int) -> tuple[str, str]:
+    """Two sizes in one unit in which they differ; the smaller is rounded down: it is told as the most that is right."""
+    for unit, one in _UNITS.items():
+        larger, smaller = number(larger_bytes / one), number(smaller_bytes * 100 // one / 100)
+        if smaller_bytes >= one and larger != smaller:
+            return f"{larger} {unit}", f"{smaller} {unit}"
+    return f"{larger_bytes} B", f"{smaller_bytes} B"
 
 
 def duration_text(seconds: float) -> str:

@@ -71,7 +71,7 @@ def sizes_for(asked: Asked, limits: Limits, engine_cpus: int) -> ContainerSizes:
     swap = max(0, limits.memory_swap_bytes - limits.memory_bytes)
     together = memory + swap
     if asked.memory_swap_bytes is not None:
-        together = max(memory, min(asked.memory_swap_bytes, limits.memory_bytes + swap))
+        together = min(asked.memory_swap_bytes, limits.memory_bytes + swap)
     cpus_nano = cpus_to_nano(limits.cpus)
     return ContainerSizes(
         cpus_nano=_least(asked.cpus_nano, min(cpus_nano, engine_cpus * NANO) if engine_cpus else cpus_nano),

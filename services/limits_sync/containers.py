@@ -112,13 +112,16 @@ class Containers:
 
     async def _refresh(self, id_: str, facts: EngineFacts, slots: asyncio.Semaphore) -> bool:
         async with slots:
-            container = await self._inspect(id_)
-            if container is None:
+            try:
+                container = await self._inspect(id_)
+                whose = self._limits_of(container.uid) if container is not None else None
+                if container is None or whose is None:
+                    return False
+                return await self._settle(container, *whose, facts)
+            except (Unavailable, EngineRefused) as exc:
+                # One that hangs is not the engine: the others follow, and this one with the next pass.
+                _logger.debug("container %s is left as it is: %s", id_[:12], exc)
                 return False
-            whose = self._limits_of(container.uid)
-            if whose is None:
-                return False
-            return await self._settle(container, *whose, facts)
 
     async def _inspect(self, id_: str) -> Sized | None:
         response = await self._engine.request("GET", f"/containers/{id_}/json")

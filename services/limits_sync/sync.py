@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
 from ds01.common.daemon import Notify, supervise
@@ -26,7 +26,7 @@ from ds01.limits_sync.units import Units
 QUIET_S, MOST_S = 0.04, 0.15
 """A burst of changes counts as one, once it has been quiet for so long, or has lasted so long."""
 
-HAND_S = 0.2
+HAND_S = 0.3
 RETRY_S = 5.0
 PENDING_S = 5.0
 """How often memory in use is compared with a limit that waits for it to go down."""
@@ -80,6 +80,7 @@ class Sync:
         self._state = ""
         self._retrying: set[str] = set()
         self._one_at_a_time = asyncio.Lock()
+        self._keeping = asyncio.Lock()
         self._hands: set[str] = set()
         self._timers: dict[str, tuple[asyncio.TimerHandle, float]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -98,7 +99,7 @@ class Sync:
 
     def logged_in(self, uid: int) -> None:
         """Somebody has logged in."""
-        self._spawn(self._keeper.logged_in(uid))
+        self._spawn(lambda: self._keeper.logged_in(uid))
 
     async def start(self, watch: Watch) -> str:
         """The first pass, of which nothing may go wrong unsaid; the status line."""
@@ -113,8 +114,7 @@ class Sync:
     async def reload(self) -> None:
         """A pass on request, with a look at every unit."""
         await self.run_pass()
-        async with self._one_at_a_time:
-            await self._verify({""})
+        await self._verify({""})
 
     async def run_pass(self) -> None:
         """Read, publish, apply. A file that can't be used changes nothing."""
@@ -172,13 +172,14 @@ class Sync:
         _, failed = await self._units.refresh_all()
         problems += failed
         if not self._rejected:
-            await self._keep()
+            self._later("keep", 0.0, self._keep)
         self._later("containers", 0.0, self._refresh_containers)
         self._after(problems)
 
     async def _keep(self) -> None:
         try:
-            await asyncio.to_thread(self._publisher.keep, self._text)
+            async with self._keeping:
+                await asyncio.to_thread(self._publisher.keep, self._text)
         except OSError as exc:
             self._defer("policy", f"the policy could not be kept for the next boot: {exc}")
 
@@ -233,8 +234,7 @@ class Sync:
 
     async def _look_at_hands(self) -> None:
         hands, self._hands = self._hands, set()
-        async with self._one_at_a_time:
-            await self._verify(hands)
+        await self._verify(hands)  # beside a pass, which must not wait for it: each unit has a lock of its own
 
     async def _verify(self, names: set[str]) -> None:
         await self._units.restore()
@@ -252,7 +252,7 @@ class Sync:
 
     # --- time -------------------------------------------------------------------------------------------------------
 
-    def _later(self, name: str, delay_s: float, work: Callable[[], object], most_s: float = 0.0) -> None:
+    def _later(self, name: str, delay_s: float, work: Callable[[], Awaitable[None]], most_s: float = 0.0) -> None:
         """Do `work` after `delay_s`; asked again meanwhile, it is put off, by `most_s` in all at most."""
         loop = asyncio.get_running_loop()
         known = self._timers.pop(name, None)
@@ -265,20 +265,19 @@ class Sync:
 
         def due() -> None:
             self._timers.pop(name, None)
-            self._spawn(work())
+            self._spawn(work)
 
         self._timers[name] = (loop.call_at(at, due), first)
 
-    def _spawn(self, work: object) -> None:
-        assert asyncio.iscoroutine(work)
+    def _spawn(self, work: Callable[[], Awaitable[None]]) -> None:
         task = supervise(asyncio.create_task(_told(work), name="limits"))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
 
-async def _told(work: object) -> None:
+async def _told(work: Callable[[], Awaitable[None]]) -> None:
     try:
-        await work  # type: ignore[misc]
+        await work()
     except Ds01Error as exc:
         _logger.warning("%s", exc)
 

@@ -106,10 +106,12 @@ class Units:
         if wanted is None or before is None:
             return
         found = await self._systemd.properties(name, LIMITS)
+        if self._set.get(name) is not before:
+            return  # it was set by us meanwhile
         if not found:  # a service that is not installed, or a login slice that has ended
             self._set.pop(name, None)
             return
-        if self._set.get(name) is not before or all(found.get(key) == value for key, value in before.items()):
+        if all(found.get(key) == value for key, value in before.items()):
             return
         self._set[name] = found
         other = {key: value for key, value in found.items() if before.get(key, value) != value}

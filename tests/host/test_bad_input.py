@@ -137,7 +137,7 @@ def test_names_that_are_no_names(host: RunningHost, name: str) -> None:
 
 
 def test_a_command_that_can_not_start_leaves_no_lease(host: RunningHost) -> None:
-    set_policy(host, gpu_hold_after_stop_s=1)
+    set_policy(host, {"groups.student.gpu_hold_after_stop": "1s"})
     told = host.run("alice", ["docker", "run", "--rm", "--gpus", "1", "busybox", "/no/such/thing"], check=False)
     assert told.status == 127
     eventually(lambda: held(host) == {}, "the unit is free")

@@ -84,11 +84,7 @@ def test_a_waiting_client_is_served_by_the_next_process(host: RunningHost, name:
 @pytest.mark.expect_warnings(RESTARTS)
 def test_a_storm_of_requests_under_kills_leaks_nothing(host: RunningHost) -> None:
     """Killed between commit and answer, between lease and create, between create and answer: at random, many times."""
-    set_policy(host, gpu_hold_after_stop_s=1)
-    raw = json.loads(host.read("/run/ds01/policy.json"))
-    raw["policies"]["granted_timeout_s"] = 3
-    host.write("/run/ds01/policy.new", json.dumps(raw))
-    host.root(["mv", "/run/ds01/policy.new", "/run/ds01/policy.json"])
+    set_policy(host, {"groups.student.gpu_hold_after_stop": "1s", "policies.granted_timeout": "3s"})
     before = belongings(host)
     line = (
         "for i in 1 2 3 4 5 6; do docker run --rm --gpus 1 busybox true; docker run -d --gpus 1 busybox sleep 1; done"

@@ -156,7 +156,7 @@ def test_a_quota_counts_what_is_held_elsewhere(host: RunningHost) -> None:
 
 
 def test_too_many_containers_are_refused(host: RunningHost) -> None:
-    set_policy(host, max_containers=2)
+    set_policy(host, {"groups.student.max_containers_per_user": 2})
     docker_run(host, "alice", "a1")
     docker_run(host, "alice", "a2")
     told = host.run("alice", ["docker", "run", "-d", "busybox", "sleep", "9"], check=False)
@@ -242,7 +242,7 @@ def test_refusals_are_rows_of_the_ledger(host: RunningHost) -> None:
 
 def test_five_ask_at_once_for_the_last_unit(host: RunningHost) -> None:
     docker_run(host, "rita", "filler", "--gpus", "3")
-    set_policy(host, "researcher", allow_full_gpu=False)
+    set_policy(host, {"groups.researcher.allow_full_gpu": False})
     docker_run(host, "ada", "ada1", "--gpus", "2")
     assert sum(unit["state"] == "free" and unit["profile"] != "full" for unit in overview(host)["units"]) == 1
     users = ("alice", "bob", "carol", "mallory", "rita")
@@ -280,7 +280,7 @@ def test_stopping_holds_and_a_start_within_the_hold_finds_the_same_unit(host: Ru
 
 
 def test_after_the_hold_another_unit_will_do(host: RunningHost) -> None:
-    set_policy(host, gpu_hold_after_stop_s=1)
+    set_policy(host, {"groups.student.gpu_hold_after_stop": "1s"})
     docker_run(host, "alice", "train", "--gpus", "1")
     (unit,) = mine(host, "alice")
     before = gpu_nodes(host, "train")
@@ -296,7 +296,7 @@ def test_after_the_hold_another_unit_will_do(host: RunningHost) -> None:
 
 
 def test_a_start_with_nothing_free_is_refused_and_does_not_start(host: RunningHost) -> None:
-    set_policy(host, gpu_hold_after_stop_s=1)
+    set_policy(host, {"groups.student.gpu_hold_after_stop": "1s"})
     docker_run(host, "alice", "train", "--gpus", "1")
     (unit,) = mine(host, "alice")
     host.run("alice", ["docker", "stop", "-t", "0", "train"])

@@ -11,6 +11,7 @@ for entry in (
     Path(__file__).parent,
     Path(__file__).parent / "common",
     Path(__file__).parent / "gpu_allocator",
+    Path(__file__).parent / "limits_sync",
 ):
     if str(entry) not in sys.path:
         sys.path.insert(0, str(entry))

@@ -31,6 +31,17 @@ PURE = [
     "common/gpus.py",
     "common/limits.py",
     "common/model.py",
+    "common/policy/build.py",
+    "common/policy/compile.py",
+    "common/policy/diff.py",
+    "common/policy/keys.py",
+    "common/policy/kinds.py",
+    "common/policy/migrate.py",
+    "common/policy/read.py",
+    "common/policy/tree.py",
+    "common/policy/unknown.py",
+    "common/policy/values.py",
+    "common/quantity.py",
     "common/rates.py",
     "common/sizes.py",
     "common/slices.py",
@@ -53,7 +64,9 @@ def imports(path: Path) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            found.add(node.module or "")
+            module = node.module or ""
+            is_package = module.startswith("ds01.") and (ROOT / "services" / Path(*module.split(".")[1:])).is_dir()
+            found |= {f"{module}.{alias.name}" for alias in node.names} if is_package else {module}
     return found
 
 
@@ -84,7 +97,8 @@ def test_only_main_builds_adapters() -> None:
         for path in PRODUCT
         if "adapters/" not in relative(path) and any(".adapters" in name for name in imports(path))
     }
-    assert {name for name in users if not name.endswith("__main__.py")} == set()
+    # The command line has no __main__: this file is its wiring, imported by the commands that need it.
+    assert {name for name in users if not name.endswith("__main__.py")} == {"cli/policy_sources.py"}
 
 
 @pytest.mark.parametrize("name", PURE)

@@ -37,7 +37,7 @@ def read_tree(file: str, untrusted: bytes) -> tuple[Node | None, list[Problem]]:
     """
     if len(untrusted) > MAX_BYTES:
         size = f"{len(untrusted) / 2**20:.0f} MiB, and {MAX_BYTES // 2**20} MiB is the most"
-        return None, [Problem(Place(file), "", f"the file has {size}: remove what is not policy")]
+        return None, [Problem(Place(file), "", f"has {size}: remove what is not policy")]
     text = decode(file, untrusted)
     if isinstance(text, Problem):
         return None, [text]
@@ -103,7 +103,8 @@ class _Builder:
                 continue
             total += 1
             if total > MAX_NODES or weight > MAX_NODES:
-                raise _TooMuch(self._place(event), f"more than {MAX_NODES} values, aliases in full: remove some")
+                place = self._place(event) if kind is yaml.AliasEvent else node.place
+                raise _TooMuch(place, f"more than {MAX_NODES} values, aliases in full: remove some")
             if open_:
                 open_[-1].items.append(node)
                 open_[-1].weight += weight

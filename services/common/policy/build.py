@@ -29,7 +29,7 @@ class Built:
     @property
     def text(self) -> str:
         """What is published."""
-        return json.dumps(self.compiled, indent=1) + "\n"
+        return json.dumps(self.compiled) + "\n"
 
 
 def build(files: Files, read_tree: ReadTree, machine: Machine) -> Built:

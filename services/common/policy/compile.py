@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 from ds01.common.limits import SCHEMA, Aggregate, MachineLimits, derived
@@ -17,7 +18,7 @@ from ds01.common.policy.kinds import Kind, Machine, above, absolute, parse, show
 from ds01.common.policy.read import Draft, GroupDraft, Misread, Name, Setting, Settings
 from ds01.common.policy.tree import Place, Problem
 from ds01.common.policy.values import least
-from ds01.common.quantity import Share
+from ds01.common.quantity import Share, sizes_apart
 
 BUILT_IN = "built in"
 FALLBACK_GROUP = "default"
@@ -105,7 +106,7 @@ class _Compiler:
     def _check_members(self) -> None:
         for group, names in self.members.items():
             if group not in self.groups:
-                beside = f"{self.file.rpartition('/')[0]}/groups/{group}.members"
+                beside = str(PurePosixPath(self.file).parent / "groups" / f"{group}.members")
                 text = (
                     f"there is no group '{group}': add it below 'groups:', or rename the file so that it does not"
                     " end in '.members'"
@@ -177,13 +178,9 @@ class _Compiler:
         if isinstance(said, Share) and isinstance(value, int) and value < key.least:
             text = f"'{said}' is {show(key.kind, value)} here, too little: write {least(key)} or more"
             self._problem(setting.place, path, text)
-        has = above(key.kind, value, self.machine) if key.capped else ""
-        if has:
-            text = (
-                f"{show(key.kind, value)} is more than the machine has, {has}: write that or less, or a part like"
-                " '50% of machine'"
-            )
-            self._problem(setting.place, path, text)
+        too_much = above(key.kind, value, self.machine) if key.capped else ""
+        if too_much:
+            self._problem(setting.place, path, f"{too_much}: write that or less, or a part like '50% of machine'")
         return value
 
     def _cross_check(self, layered: Layered) -> None:
@@ -191,10 +188,10 @@ class _Compiler:
             self._high_below_max(layered, section)
         memory, together = layered["memory"], layered.get("memory_swap")
         if together is not None and _is_above(memory, together):
+            memory_text, together_text = sizes_apart(memory.value, together.value)
             text = (
-                f"memory_swap ({show(Kind.SIZE, together.value)}, {together.origin}) is memory and swap together, and"
-                f" less than memory alone ({show(Kind.SIZE, memory.value)}, {memory.origin}): write as much or more, or"
-                " leave it out"
+                f"memory_swap ({together_text}, {together.origin}) is memory and swap together, and less than memory"
+                f" alone ({memory_text}, {memory.origin}): write as much or more, or leave it out"
             )
             self._contradiction(memory, together, text)
 
@@ -204,9 +201,10 @@ class _Compiler:
             return
         most = layered.get(f"{section}.memory_max") or self._derived_max(layered, section)
         if most is not None and _is_above(high, most):
+            high_text, most_text = sizes_apart(high.value, most.value)
             text = (
-                f"memory_high ({show(Kind.SIZE, high.value)}, {high.origin}) is above memory_max"
-                f" ({show(Kind.SIZE, most.value)}, {most.origin}): write less, such as 90% of it, or leave it out"
+                f"memory_high ({high_text}, {high.origin}) is above memory_max ({most_text}, {most.origin}):"
+                " write less, such as 90% of it, or leave it out"
             )
             self._contradiction(high, most, text)
 

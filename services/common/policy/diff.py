@@ -34,6 +34,11 @@ class Said:
     value: JsonValue | tuple[float, ...]
     origin: str
 
+    @property
+    def is_derived(self) -> bool:
+        """Nobody says it: it follows from other values."""
+        return self.origin in _FOLLOWS.values()
+
 
 Values = Mapping[str, Said]
 

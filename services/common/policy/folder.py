@@ -18,37 +18,49 @@ _MOST_LISTS = 1000
 
 def read_files(folder: Path = FOLDER) -> Files:
     """All files of the policy in `folder`."""
-    members = {}
-    try:
-        names = sorted(name for name in os.listdir(folder / GROUPS) if name.endswith(SUFFIX))[:_MOST_LISTS]
-    except OSError:
-        names = []
-    for name in names:
-        path = folder / GROUPS / name
-        members[name.removesuffix(SUFFIX)] = (str(path), _content(path))
-    return Files(str(folder / FILE_NAME), _content(folder / FILE_NAME), members)
+    return Files(str(folder / FILE_NAME), _content(folder / FILE_NAME), _lists(folder / GROUPS))
 
 
 def read_one(path: Path) -> Files:
     """One YAML file by itself, with the lists of members in a folder `groups` beside it, if there is one."""
-    beside = read_files(path.parent)
-    return Files(str(path), _content(path), beside.members)
+    return Files(str(path), _content(path), _lists(path.parent / GROUPS))
+
+
+def _lists(folder: Path) -> dict[str, tuple[str, Content]]:
+    """The lists of members by group. Where nobody can tell which there are, one without a name says why."""
+    try:
+        names = sorted(name for name in os.listdir(folder) if name.endswith(SUFFIX))
+    except FileNotFoundError:
+        return {}
+    except OSError as exc:
+        return {"": (str(folder), Unread(f"can't be read: {exc.strerror}"))}
+    if len(names) > _MOST_LISTS:
+        return {"": (str(folder), Unread(f"has {len(names)} lists of members, and {_MOST_LISTS} are the most"))}
+    return {name.removesuffix(SUFFIX): (str(folder / name), _content(folder / name)) for name in names}
 
 
 def _content(path: Path) -> Content:
     """A regular file's bytes; a file that is too long is not read at all."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return Unread("does not exist")
     except OSError as exc:
-        return Unread("does not exist" if isinstance(exc, FileNotFoundError) else f"can't be read: {exc.strerror}")
-    with open(descriptor, "rb") as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            return Unread("is not a file: put one there")
-        if found.st_size > MAX_BYTES:
-            size = f"{found.st_size / 2**20:.0f} MiB, and {MAX_BYTES // 2**20} MiB is the most"
-            return Unread(f"has {size}: remove what is not policy")
-        try:
-            return file.read(MAX_BYTES + 1)[: MAX_BYTES + 1]
-        except OSError as exc:
-            return Unread(f"can't be read: {exc.strerror}")
+        return Unread(f"can't be read: {exc.strerror}")
+    try:
+        return _regular(descriptor)
+    except OSError as exc:
+        return Unread(f"can't be read: {exc.strerror}")
+    finally:
+        os.close(descriptor)
+
+
+def _regular(descriptor: int) -> Content:
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        return Unread("is not a file: put one there")
+    if found.st_size > MAX_BYTES:
+        size = f"{found.st_size / 2**20:.0f} MiB, and {MAX_BYTES // 2**20} MiB is the most"
+        return Unread(f"has {size}: remove what is not policy")
+    with open(descriptor, "rb", closefd=False) as file:
+        return file.read(MAX_BYTES + 1)

@@ -146,7 +146,7 @@ RESERVE = (
 BUDGETS = (
     Key("max_connections", "max_connections", Kind.COUNT, "32", "connections to the Docker socket at a time", _SHIM,
         Layer.BOTH, least=1),
-    Key("max_streams", "max_streams", Kind.COUNT, "64", "open logs, attach, exec and event streams at a time", _SHIM,
+    Key("max_streams", "max_streams", Kind.COUNT, "24", "logs, attach, exec and wait streams open at a time", _SHIM,
         Layer.BOTH, least=1),
     Key("max_networks", "max_networks", Kind.COUNT, "2", "networks of one user", "", Layer.BOTH),
     Key("max_volumes", "max_volumes", Kind.COUNT, "20", "volumes of one user", "", Layer.BOTH),

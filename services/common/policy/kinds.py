@@ -77,7 +77,7 @@ Value = int | float | str | bool | Fraction | Share | tuple[float, ...]
 
 def wanted(kind: Kind, choices: tuple[str, ...] = ()) -> str:
     """What to write, in words."""
-    return " or ".join(choices) if kind is Kind.CHOICE else _WANTED[kind]
+    return " or ".join((", ".join(choices[:-1]), choices[-1])) if kind is Kind.CHOICE else _WANTED[kind]
 
 
 def parse(kind: Kind, text: str, choices: tuple[str, ...] = ()) -> Value:
@@ -137,20 +137,21 @@ def absolute(kind: Kind, value: Value, machine: Machine) -> JsonValue | list[flo
 
 
 def above(kind: Kind, value: JsonValue | list[float], machine: Machine) -> str:
-    """What the machine has, in words, where `value` is more than that; '' where it is not."""
+    """A clause where `value` is more than the machine has; '' where it is not."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return ""
     match kind:
         case Kind.SIZE if value > machine.memory_bytes:
-            return quantity.size_text_within(machine.memory_bytes)
+            said, has = quantity.sizes_apart(int(value), machine.memory_bytes)
         case Kind.CPUS if value > machine.cpus:
-            return f"{machine.cpus} CPUs"
+            said, has = _cpus_text(value), _cpus_text(machine.cpus)
         case Kind.QUOTA if value > machine.cpus * 100:
-            return f"{machine.cpus} CPUs ({machine.cpus * 100}%)"
+            said, has = _cpus_text(value / 100), f"{_cpus_text(machine.cpus)} ({machine.cpus * 100}%)"
         case Kind.TASKS if value > machine.tasks:
-            return f"room for {machine.tasks} processes"
+            said, has = f"{value} processes", f"room for {machine.tasks}"
         case _:
             return ""
+    return f"{said} are more than the machine has, {has}"
 
 
 def show(kind: Kind, value: JsonValue | list[float]) -> str:

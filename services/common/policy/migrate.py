@@ -13,9 +13,10 @@ from fractions import Fraction
 
 from ds01.common.policy import keys
 from ds01.common.policy.keys import UNLIMITED, Key
-from ds01.common.policy.kinds import Kind, parse, parse_until
+from ds01.common.policy.kinds import Kind, parse_until
 from ds01.common.policy.read import Name
-from ds01.common.policy.tree import Map, Node, Pair, Place, Problem, Scalar, Seq, kind_of
+from ds01.common.policy.tree import Map, Node, Pair, Place, Problem, Scalar, Seq, kind_of, shown
+from ds01.common.policy.values import read_value
 from ds01.common.quantity import KIB, number
 
 HEADER = "# Made by 'ds01 policy migrate' from the predecessor's files."
@@ -88,7 +89,7 @@ def migrate(old: Old) -> Migrated:
     """The same rules in our words."""
     migrator = _Migrator(old)
     lines = migrator.run()
-    return Migrated("\n".join([HEADER, *lines]) + "\n", tuple(migrator.notes))
+    return Migrated("\n".join([HEADER, *lines]) + "\n", tuple(sorted(migrator.notes)))
 
 
 class _Migrator:
@@ -97,7 +98,7 @@ class _Migrator:
         self.notes: list[Problem] = []
 
     def run(self) -> list[str]:
-        top = {pair.key.text: pair for pair in _pairs(self.old.root)}
+        top = {pair.key.text: pair for pair in self._map(self.old.root, "")}
         lines: list[str] = []
         if "default_group" in top and isinstance(top["default_group"].value, Scalar):
             lines += ["", f"default_group: {_word(top['default_group'].value.text)}"]
@@ -117,7 +118,7 @@ class _Migrator:
     def _groups(self, groups: Node | None) -> list[str]:
         lines = ["", "groups:"] if _pairs(groups) else []
         taken: dict[str, str] = {}
-        for pair in _pairs(groups):
+        for pair in self._map(groups, "groups"):
             name, path = pair.key.text, f"groups.{pair.key.text}"
             lines.append(f"  {_word(name)}:")
             lines += self._members(name, pair.value, taken)
@@ -147,7 +148,7 @@ class _Migrator:
     def _users(self, inline: Pair | None) -> list[str]:
         layers: dict[str, _Layer] = {}
         for node in (inline.value if inline else None, self.old.overrides):
-            for pair in _pairs(node):
+            for pair in self._map(node, "user_overrides"):
                 found = self._layer(pair.value, f"user_overrides.{pair.key.text}", "user")
                 layers[pair.key.text] = {**layers.get(pair.key.text, {}), **found}
         lines = ["", "user_overrides:  # lie on the group's values now; they used to take their place"]
@@ -179,7 +180,7 @@ class _Migrator:
 
     def _layer(self, node: Node, path: str, layer: str) -> _Layer:
         found: _Layer = {}
-        for pair in _pairs(node):
+        for pair in self._map(node, path):
             name = pair.key.text
             if name in ("aggregate", "policies"):
                 self._section(pair.value, name, path, layer, found)
@@ -192,7 +193,7 @@ class _Migrator:
 
     def _section(self, node: Node, section: str, path: str, layer: str, found: _Layer | None = None) -> _Layer:
         found = {} if found is None else found
-        for pair in _pairs(node):
+        for pair in self._map(node, f"{path}.{section}" if path else section):
             self._carry(pair, f"{section}.{pair.key.text}", path, layer, found)
         return found
 
@@ -211,7 +212,8 @@ class _Migrator:
             self._not_carried(pair.key.place, where, str(exc))
             return
         is_same = (key.name, text) == (old_name, was)
-        line = _Line(text, "" if is_same else f"was {old_name}: {_printable(was)}", where, pair.key.place)
+        renamed = "" if key.name == stem == old_name else f"{old_name.removeprefix(f'{key.section}.')}: "
+        line = _Line(text, "" if is_same else f"was {renamed}{shown(was)}", where, pair.key.place)
         self._settle(key, line, found, is_exact=stem == key.name)
 
     def _settle(self, key: Key, line: _Line, found: _Layer, *, is_exact: bool) -> None:
@@ -234,6 +236,11 @@ class _Migrator:
         text = "was another word for max_gpu_equivalents, and counts MIG instances alone now; max_gpu_equivalents"
         self._note(line.place, line.said_by, f"{text} {beside}")
 
+    def _map(self, node: Node | None, path: str) -> tuple[Pair, ...]:
+        if not (node is None or isinstance(node, Map) or (isinstance(node, Scalar) and node.text in _NULLS)):
+            self._not_carried(node.place, path, f"is {kind_of(node)}, where a section was expected")
+        return _pairs(node)
+
     def _not_carried(self, place: Place, path: str, why: str) -> None:
         self._note(place, path, f"not carried: {why}")
 
@@ -250,9 +257,7 @@ def _converted(key: Key, node: Node, unit: str) -> tuple[str, str]:
             raise ValueError(f"{key.name} can't be unlimited here: what is inherited holds (built in: {key.default})")
         return UNLIMITED, node.text or "null"
     text = _with_unit(key, node.text, unit)
-    value = parse(key.kind, text, key.choices)
-    if isinstance(value, int | float) and value < key.least:
-        raise ValueError(f"'{node.text}' is too little here")
+    read_value(key, Scalar(node.place, text, node.plain))
     return text, node.text
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import yaml
+
 from lib.running import RunningHost
 
+POLICY = "/etc/ds01/resource-limits.yaml"
+SHIPPED_POLICY = "/usr/share/ds01/resource-limits.yaml"
 ENGINE = "unix:///run/ds01-engine/engine.sock"
 DAEMONS = ("ds01-gpu-allocator", "ds01-docker-shim", "ds01-limits-sync", "ds01-nvml")
 SLEEP = ("sleep", "infinity")
@@ -63,24 +67,29 @@ def ledger(host: RunningHost, query: str) -> list[list[Any]]:
     return list(json.loads(host.root(["python3", "-c", script, query]).out))
 
 
-def set_policy(host: RunningHost, group: str = "student", **limits: object) -> None:
-    """Change limits of a group in the policy in force. `wipe` puts the shipped one back."""
-    raw = json.loads(host.read("/run/ds01/policy.json"))
-    raw["groups"][group]["limits"].update(limits)
-    _publish(host, json.dumps(raw))
+def policy_text(host: RunningHost, changes: Mapping[str, object]) -> str:
+    """The host's YAML with other values, by path: `groups.student.aggregate.memory_max`."""
+    raw = yaml.safe_load(host.read(POLICY))
+    for path, value in changes.items():
+        *sections, key = path.split(".")
+        section = raw
+        for name in sections:
+            section = section.setdefault(name, {})
+        section[key] = value
+    return yaml.safe_dump(raw, sort_keys=False)
 
 
-def _publish(host: RunningHost, text: str) -> None:
-    host.write("/run/ds01/policy.new", text)
-    host.root(["mv", "/run/ds01/policy.new", "/run/ds01/policy.json"])
+def set_policy(host: RunningHost, changes: Mapping[str, object]) -> None:
+    """Change values of the host's YAML, by path, and wait until that is in force. `wipe` puts the shipped one back."""
+    host.write(f"{POLICY}.new", policy_text(host, changes))
+    host.root(f"mv {POLICY}.new {POLICY} && systemctl reload ds01-limits-sync.service")
 
 
 def wipe(host: RunningHost) -> None:
     """Take all containers away and wait until every unit is free; the shipped policy is in force again."""
+    host.root(f"rm -rf {POLICY}* /etc/ds01/groups/*; cp {SHIPPED_POLICY} {POLICY}")
     host.root(["systemctl", "start", "docker.service", "ds01.target", *(f"{name}.service" for name in DAEMONS)])
-    host.root(f"docker -H {ENGINE} ps -aq | xargs -r docker -H {ENGINE} rm -fv")
-    _publish(host, host.read("/usr/share/ds01/policy.json"))
-    host.root(["rm", "-f", "/var/lib/ds01/policy.json"])
+    host.root(f"docker -H {ENGINE} ps -aq | xargs -r docker -H {ENGINE} rm -fv; systemctl reload ds01-limits-sync")
     eventually(lambda: not held(host), "every unit is free", 30)
 
 

@@ -27,7 +27,7 @@ done
 
 @pytest.mark.expect_warnings(".")
 def test_a_long_storm(host: RunningHost) -> None:
-    set_policy(host, gpu_hold_after_stop_s=1)
+    set_policy(host, {"groups.student.gpu_hold_after_stop": "1s"})
     before = belongings(host)
     dice = random.Random(1)
     people = [

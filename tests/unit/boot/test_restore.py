@@ -1,18 +1,22 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from pathlib import Path
 
 import pytest
 from engine_world import DeviceFolder, Gpus
+from sync_world import MACHINE, YAML, policy
 from worlds import ALICE, BOB, REFERENCE_SITE, instance, lease
 
 from ds01.boot.restore import Restored, owners, plan_slices, restore_devices, restore_policy
+from ds01.common.adapters.yamltree import read_tree
 from ds01.common.errors import PeerRefused, PolicyInvalid
+from ds01.common.policy.build import build
+from ds01.common.policy.tree import Files
 from ds01.common.slicestate import SliceOwner
 
 SHIPPED = Path(__file__).parents[3] / "config" / "policy.json"
+GOOD = build(Files("limits.yaml", YAML.encode(), {}), read_tree, MACHINE).text
 
 
 def test_everybody_with_a_past_slice_or_a_lease_gets_one() -> None:
@@ -26,22 +30,20 @@ def test_parents_come_first_and_an_account_that_is_gone_keeps_its_groups_limits(
             raise PeerRefused("there is no account")
         return "alice", frozenset({"student"})
 
-    policy = restore_policy(Path("/nonexistent"), SHIPPED)
     wanted = [SliceOwner(ALICE, "alice", "student"), SliceOwner(BOB, "bob", "researcher")]
-    plans = plan_slices(wanted, policy, account)
+    plans = plan_slices(wanted, policy(), account)
     assert [plan.name for plan in plans][:2] == ["ds01-student.slice", "ds01-researcher.slice"]
     bobs = next(plan for plan in plans if plan.name == "ds01-researcher-bob.slice")
-    assert bobs.properties["TasksMax"] == policy.groups["researcher"].limits.aggregate.tasks_max
+    assert bobs.properties["MemoryMax"] == 128 << 30
+    assert plans[1].properties["MemoryMax"] == 200 << 30
 
 
 def test_the_last_good_policy_is_published(tmp_path: Path) -> None:
-    raw = json.loads(SHIPPED.read_text())
-    raw["default_group"] = "researcher"
     last_good, published = tmp_path / "last.json", tmp_path / "policy.json"
-    last_good.write_text(json.dumps(raw))
+    last_good.write_text(GOOD)
     published.write_text(SHIPPED.read_text())
-    assert restore_policy(last_good, published).default_group == "researcher"
-    assert json.loads(published.read_text())["default_group"] == "researcher"
+    assert set(restore_policy(last_good, published).groups) == {"student", "researcher"}
+    assert published.read_text() == GOOD
     assert published.stat().st_mode & 0o777 == 0o644
 
 
@@ -50,7 +52,7 @@ def test_a_bad_last_good_policy_leaves_the_shipped_one(tmp_path: Path, last_good
     (tmp_path / "last.json").write_text(last_good)
     published = tmp_path / "policy.json"
     published.write_text(SHIPPED.read_text())
-    assert restore_policy(tmp_path / "last.json", published).default_group == "student"
+    assert restore_policy(tmp_path / "last.json", published).default_group == "default"
 
 
 def test_no_policy_at_all_stops_the_boot(tmp_path: Path) -> None:

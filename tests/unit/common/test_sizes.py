@@ -93,7 +93,14 @@ ROWS = [
     ),
     (
         "a limit of swap below that of memory allows none",
-        Asked(memory_swap_bytes=32 * GIB),
+        Asked(),
+        replace(STUDENT, memory_swap_bytes=GIB),
+        64,
+        (16 * CPU, 32 * GIB, 32 * GIB, 4096),
+    ),
+    (
+        "and asking does not help there",
+        Asked(memory_swap_bytes=40 * GIB),
         replace(STUDENT, memory_swap_bytes=GIB),
         64,
         (16 * CPU, 32 * GIB, 32 * GIB, 4096),

@@ -8,14 +8,16 @@ from worlds import ALICE, STUDENT
 
 from ds01.common.errors import Malformed
 from ds01.common.limits import Aggregate
-from ds01.common.slices import UNLIMITED, plan_user, properties
+from ds01.common.slices import UNLIMITED, cgroup_of, plan_user, properties
 from ds01.common.slicestate import SliceOwner, read_owners, write_owners
 
 
-def test_the_parent_comes_first_and_carries_no_limit() -> None:
+def test_the_parent_comes_first_and_carries_only_what_its_group_may_use_as_a_whole() -> None:
     parent, own = plan_user("alice", ALICE, "student", STUDENT.aggregate)
     assert (parent.name, own.name) == ("ds01-student.slice", "ds01-student-alice.slice")
-    assert not {"MemoryMax", "TasksMax", "CPUQuotaPerSecUSec"} & set(parent.properties)
+    assert {parent.properties[name] for name in ("MemoryMax", "TasksMax", "CPUQuotaPerSecUSec")} == {UNLIMITED}
+    capped, _ = plan_user("alice", ALICE, "student", STUDENT.aggregate, Aggregate(memory_max_bytes=1 << 40))
+    assert capped.properties["MemoryMax"] == 1 << 40
     assert own.properties["MemoryMax"] == 64 << 30
     assert own.properties["TasksMax"] == 12288
 
@@ -30,6 +32,19 @@ def test_an_absent_limit_is_set_to_none_and_not_left_over() -> None:
 
 def test_the_name_of_a_person_is_not_in_the_description() -> None:
     assert "alice" not in str(plan_user("alice", ALICE, "student", STUDENT.aggregate)[1].properties)
+
+
+@pytest.mark.parametrize(
+    ("unit", "path"),
+    [
+        ("ds01.slice", "ds01.slice"),
+        ("ds01-student-alice.slice", "ds01.slice/ds01-student.slice/ds01-student-alice.slice"),
+        ("user-1001.slice", "user.slice/user-1001.slice"),
+        ("cron.service", "system.slice/cron.service"),
+    ],
+)
+def test_where_a_units_cgroup_is(unit: str, path: str) -> None:
+    assert cgroup_of(unit) == path
 
 
 def test_owners_come_back(tmp_path: Path) -> None:

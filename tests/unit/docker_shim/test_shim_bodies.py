@@ -342,6 +342,7 @@ def test_limits_that_the_engine_cannot_apply_go_to_the_scope() -> None:
 def test_a_container_without_a_limit_of_its_runtime_has_no_backstop() -> None:
     unlimited = replace(STUDENT, max_runtime_s=None)
     assert host_of(body_of(wish_of(), limits=unlimited))["Annotations"] == {}
+    assert vet(body_of(wish_of()).body, OWNER.uid, unlimited, 64)
 
 
 def test_a_backstop_after_all_of_history_is_still_a_number_of_systemds() -> None:

@@ -5,74 +5,155 @@ from pathlib import Path
 
 import pytest
 from engine_world import Journal
-from scene import FixedPolicy
-from worlds import ALICE, STUDENT
+from sync_world import GIB, FakeKernel, FakeSystemd, People, policy
 
-from ds01.common.errors import Unavailable
-from ds01.common.slices import SlicePlan
+from ds01.common.errors import PeerRefused, PolicyInvalid, Unavailable
+from ds01.common.slices import cgroup_of
 from ds01.common.slicestate import SliceOwner, read_owners, write_owners
 from ds01.limits_sync.keeper import Keeper
+from ds01.limits_sync.pendings import Pendings
+from ds01.limits_sync.units import Units
+
+ALICE = 1001
+OLD, NEW = "ds01-student-alice.slice", "ds01-researcher-alice.slice"
 
 
-class Slices:
-    """systemd's list of slices; `broken` refuses."""
+class World:
+    """A keeper over systemd in memory. `containers` are (uid, group) that the engine knows of."""
 
-    def __init__(self) -> None:
-        self.made: list[str] = []
-        self.broken = False
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "slices.json"
+        self.systemd, self.journal, self.people = FakeSystemd(), Journal(), People()
+        self.kernel = FakeKernel(self.systemd)
+        self.containers: set[tuple[int, str]] = set()
+        self.engine_is_there = True
+        self.keeper = self.make()
 
-    async def ensure_slice(self, plan: SlicePlan) -> bool:
-        if self.broken:
-            raise Unavailable("systemd does not answer")
-        known = plan.name in self.made
-        self.made.append(plan.name)
-        return not known
+    def make(self) -> Keeper:
+        units = Units(self.systemd, self.kernel, Pendings(self.path.with_name("p.json")), self.journal)
+        made = Keeper(units, self.kernel, self.people.account, self.has_any, self.systemd.stop, self.path)
+        made.policy = policy()
+        return made
 
+    async def has_any(self, uid: int, group: str) -> bool:
+        if not self.engine_is_there:
+            raise Unavailable("the engine does not answer")
+        return (uid, group) in self.containers
 
-def keeper(slices: Slices, journal: Journal, path: Path) -> Keeper:
-    return Keeper(slices, FixedPolicy(STUDENT), lambda uid: ("alice", frozenset()), journal, path)
-
-
-def test_a_slice_is_made_parent_first_and_remembered(tmp_path: Path) -> None:
-    slices, journal, path = Slices(), Journal(), tmp_path / "slices.json"
-    assert asyncio.run(keeper(slices, journal, path).ensure(ALICE)) == ("ds01-student-alice.slice", "student")
-    assert slices.made == ["ds01-student.slice", "ds01-student-alice.slice"]
-    assert {owner.uid for owner in read_owners(path)} == {ALICE}
-    assert journal.names() == ["slice.ensured"]
-
-
-def test_a_slice_that_is_there_is_no_event(tmp_path: Path) -> None:
-    slices, journal = Slices(), Journal()
-    ours = keeper(slices, journal, tmp_path / "slices.json")
-
-    async def twice() -> None:
-        await ours.ensure(ALICE)
-        await ours.ensure(ALICE)
-
-    asyncio.run(twice())
-    assert journal.names() == ["slice.ensured"]
+    def ensure(self, uid: int = ALICE) -> tuple[str, str]:
+        return asyncio.run(self.keeper.ensure(uid))
 
 
-def test_without_systemd_there_is_no_slice_and_no_excuse(tmp_path: Path) -> None:
-    slices = Slices()
-    slices.broken = True
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def test_a_slice_is_made_parent_first_and_remembered(world: World) -> None:
+    assert world.ensure() == (OLD, "student")
+    assert [unit for unit, _ in world.systemd.calls] == ["ds01-student.slice", OLD]
+    assert {owner.uid for owner in read_owners(world.path)} == {ALICE}
+    assert world.journal.names() == ["slice.ensured"]
+
+
+def test_a_slice_that_is_there_asks_nobody(world: World) -> None:
+    world.ensure()
+    world.systemd.calls.clear()
+    world.ensure()
+    assert (world.systemd.calls, world.journal.names()) == ([], ["slice.ensured"])
+
+
+def test_a_slice_that_was_stopped_meanwhile_is_made_again(world: World) -> None:
+    world.ensure()
+    del world.systemd.units[OLD]
+    world.ensure()
+    assert world.systemd.units[OLD]["MemoryMax"] == 64 * GIB
+
+
+def test_without_systemd_there_is_no_slice_and_no_excuse(world: World) -> None:
+    world.systemd.broken = True
     with pytest.raises(Unavailable):
-        asyncio.run(keeper(slices, Journal(), tmp_path / "slices.json").ensure(ALICE))
+        world.ensure()
 
 
-def test_it_is_remembered_before_it_is_made(tmp_path: Path) -> None:
-    slices, path = Slices(), tmp_path / "slices.json"
-    slices.broken = True
+def test_it_is_remembered_before_it_is_made(world: World) -> None:
+    world.systemd.broken = True
     with pytest.raises(Unavailable):
-        asyncio.run(keeper(slices, Journal(), path).ensure(ALICE))
-    assert {owner.uid for owner in read_owners(path)} == {ALICE}
+        world.ensure()
+    assert {owner.uid for owner in read_owners(world.path)} == {ALICE}
 
 
-def test_the_slice_of_a_group_he_was_in_is_made_too(tmp_path: Path) -> None:
-    """Containers made before he moved still start there."""
-    write_owners([SliceOwner(ALICE, "alice", "phd"), SliceOwner(7, "x", "phd")], tmp_path / "slices.json")
-    slices = Slices()
-    name, _ = asyncio.run(keeper(slices, Journal(), tmp_path / "slices.json").ensure(ALICE))
-    assert name == "ds01-student-alice.slice"
-    assert {"ds01-phd-alice.slice", "ds01-student-alice.slice"} <= set(slices.made)
-    assert "ds01-phd-x.slice" not in slices.made
+def test_without_a_policy_there_are_no_limits_to_guess(world: World) -> None:
+    world.keeper.policy = None
+    with pytest.raises(PolicyInvalid):
+        world.ensure()
+
+
+def test_nobody_has_no_slice(world: World) -> None:
+    with pytest.raises(PeerRefused):
+        world.ensure(4711)
+
+
+def test_who_moved_works_on_in_the_old_slice_while_something_runs_there(world: World) -> None:
+    world.ensure()
+    world.people.move(ALICE, "researcher")
+    world.kernel.populated.add(cgroup_of(OLD))
+    assert world.ensure() == (OLD, "student")
+    assert world.systemd.units[OLD]["MemoryMax"] == 128 * GIB
+
+
+def test_a_stopped_container_keeps_the_old_slice_too(world: World) -> None:
+    """It would start there, beside what runs in the new one, and the two could not share one limit."""
+    world.ensure()
+    world.people.move(ALICE, "researcher")
+    world.containers.add((ALICE, "student"))
+    assert world.ensure() == (OLD, "student")
+
+
+def test_the_old_slice_is_given_up_when_nothing_is_left_in_it(world: World) -> None:
+    world.ensure()
+    world.people.move(ALICE, "researcher")
+    assert world.ensure() == (NEW, "researcher")
+    assert world.systemd.stopped == [OLD]
+    assert read_owners(world.path) == {SliceOwner(ALICE, "alice", "researcher")}
+    assert OLD not in world.systemd.units
+
+
+def test_nobody_guesses_whether_the_old_slice_is_empty(world: World) -> None:
+    world.ensure()
+    world.people.move(ALICE, "researcher")
+    world.engine_is_there = False
+    with pytest.raises(Unavailable):
+        world.ensure()
+    assert world.systemd.stopped == []
+
+
+def test_who_moves_back_before_it_was_empty_has_never_left(world: World) -> None:
+    world.ensure()
+    world.people.move(ALICE, "researcher")
+    world.containers.add((ALICE, "student"))
+    world.ensure()
+    world.people.move(ALICE, "student")
+    assert world.ensure() == (OLD, "student")
+    assert world.systemd.units[OLD]["MemoryMax"] == 64 * GIB
+
+
+def test_slices_of_others_are_not_touched(world: World) -> None:
+    write_owners([SliceOwner(7, "x", "phd")], world.path)
+    world.keeper = world.make()
+    world.ensure()
+    assert "ds01-phd-x.slice" not in world.systemd.units
+
+
+def test_a_login_gets_its_limits_whatever_it_had_before(world: World) -> None:
+    asyncio.run(world.keeper.logged_in(ALICE))
+    assert world.systemd.units["user-1001.slice"]["MemoryMax"] == 8 * GIB
+    world.systemd.units["user-1001.slice"]["MemoryMax"] = GIB
+    asyncio.run(world.keeper.logged_in(ALICE))
+    assert world.systemd.units["user-1001.slice"]["MemoryMax"] == 8 * GIB
+
+
+@pytest.mark.parametrize("uid", [0, 4711])
+def test_root_and_unknown_logins_get_none(world: World, uid: int) -> None:
+    asyncio.run(world.keeper.logged_in(uid))
+    assert world.systemd.calls == []

@@ -41,8 +41,17 @@ def test_every_start_has_a_time_limit(path: Path) -> None:
 @pytest.mark.parametrize("path", [path for path in SERVICES if path.name in plan.DAEMONS], ids=lambda path: path.name)
 def test_daemons_say_ready_are_watched_and_come_back(path: Path) -> None:
     lines = settings(path)
-    for line in ("Type=notify", "WatchdogSec=30", "Restart=always", "RestartSec=100ms"):
+    assert {"Type=notify", "Type=notify-reload"} & set(lines)
+    for line in ("WatchdogSec=30", "Restart=always", "RestartSec=100ms"):
         assert line in lines
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.parent.suffix == ".d"], ids=lambda path: path.name)
+def test_what_is_set_at_run_time_wins_over_a_shipped_limit(path: Path) -> None:
+    """systemd sorts drop-ins of all folders by name, and its own for a limit is called 50-CPUQuota.conf."""
+    names = ("MemoryMax=", "MemoryHigh=", "TasksMax=", "CPUQuota=", "CPUWeight=")
+    if any(line.startswith(names) for line in settings(path)):
+        assert path.name < "50-CPUQuota.conf"
 
 
 @pytest.mark.parametrize("path", [path for path in SERVICES if path.name in plan.DAEMONS], ids=lambda path: path.name)

@@ -1,0 +1,161 @@
+"""`ds01 policy diff`: what a file would change, and for whom, before it is put in place."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from policy_site import Site
+
+OLD = "groups: {student: {memory: 32GiB}, prof: {}}\n"
+
+
+def changed(site: Site, yaml: str) -> str:
+    """What is told of a file in another folder."""
+    result = site.run("diff", site.write("new/new.yaml", yaml))
+    assert result.exit_code == 0
+    return result.stdout
+
+
+def test_nothing_changes(site: Site) -> None:
+    site.publish(OLD)
+    assert changed(site, "# moved by a line\n" + OLD) == "Nothing changes for anybody.\n"
+
+
+@pytest.mark.parametrize(
+    ("yaml", "lines"),
+    [
+        (
+            "groups: {student: {memory: 64GiB}, prof: {}}",
+            [
+                "group 'student' (everybody who is in no other)",
+                "  memory                 32 GiB -> 64 GiB      groups.student (new.yaml:1)",
+                "  memory_swap            32 GiB -> 64 GiB      follows from memory",
+                "  aggregate.memory_max   96 GiB -> 192 GiB     follows from memory x max_containers_per_user",
+                "  aggregate.memory_high  86.4 GiB -> 172.8 GiB  follows from aggregate.memory_max: 90% of it",
+            ],
+        ),
+        (
+            OLD + "user_overrides: {daemon: {max_networks: 5}}",
+            ["daemon (in 'student')", "  max_networks  2 -> 5  user_overrides.daemon (new.yaml:2)"],
+        ),
+        (
+            "groups: {student: {memory: 32GiB}, prof: {members: [daemon, nobody], memory: 32GiB, max_cpus: 1}}",
+            ["daemon, nobody (from 'student' to 'prof')", "  max_cpus  32 CPUs -> 1 CPU  groups.prof (new.yaml:1)"],
+        ),
+        (
+            OLD + "policies: {sigterm_grace: 90s}",
+            ["the machine as a whole", "  policies.sigterm_grace  1m -> 1m30s  top level (new.yaml:2)"],
+        ),
+        (OLD + "default_group: prof", ["the default group: student -> prof"]),
+        (OLD + "binds: {/data: ro}", ["  binds./data  nothing -> ro  top level (new.yaml:2)"]),
+        ("groups: {student: {memory: 32GiB}}", ["group 'prof' is gone"]),
+        (
+            "groups: {student: {memory: 32GiB}, prof: {}, guest: {members: [nobody]}}",
+            ["group 'guest' is new (1 listed: nobody)"],
+        ),
+        (
+            OLD + "exemptions: [{user: a, from: idle_timeout, until: unlimited, why: x}]",
+            ["exemption of 'a' from idle_timeout for ever is new"],
+        ),
+    ],
+)
+def test_what_changes_is_told_with_its_origin(site: Site, yaml: str, lines: list[str]) -> None:
+    site.publish(OLD)
+    told = [" ".join(line.split()) for line in changed(site, yaml).splitlines()]
+    assert [line for line in lines if " ".join(line.split()) not in told] == []
+
+
+def test_members_by_unix_group_are_counted(site: Site) -> None:
+    site.publish("groups: {student: {}, prof: {unix_groups: [daemon]}}")
+    told = changed(site, "groups: {student: {}, prof: {unix_groups: [daemon], members: [root], max_cpus: 1}}")
+    assert "group 'prof' (1 listed: root; 1 by Unix group daemon)" in told
+
+
+def test_many_names_are_not_all_told(site: Site) -> None:
+    site.publish("groups: {student: {}, prof: {}}")
+    told = changed(site, f"groups: {{student: {{}}, prof: {{members: [{', '.join(f'u{i}' for i in range(9))}]}}}}")
+    assert "u0, u1, u2, u3, u4, u5 and 3 more (from 'student' to 'prof')" in told
+
+
+def test_the_lists_in_force_go_with_a_file_that_has_none(site: Site) -> None:
+    site.write("etc/groups/prof.members", "daemon\n")
+    site.publish(OLD)
+    result = site.run("diff", site.write("new/new.yaml", OLD))
+    assert result.stdout == "Nothing changes for anybody.\n"
+    assert f"note: the lists of members are those in '{site.folder}/groups'" in result.stderr
+
+
+def test_the_lists_beside_a_file_go_with_it(site: Site) -> None:
+    site.publish(OLD)
+    site.write("new/groups/prof.members", "daemon\n")
+    assert "daemon (from 'student' to 'prof')" in changed(site, OLD)
+
+
+def test_a_bad_file_is_told_as_check_tells_it(site: Site) -> None:
+    site.publish()
+    file = site.write("new/new.yaml", "defaults: {memory: 64}")
+    result = site.run("diff", file)
+    assert (result.stdout, result.exit_code) == (site.run("check", file).stdout, 78)
+
+
+def test_the_machine_is_the_one_that_the_rules_are_in_force_for(site: Site) -> None:
+    site.publish()
+    assert "max_cpus  32 CPUs -> 100 CPUs" in changed(site, "defaults: {max_cpus: 100}")
+
+
+def test_a_silent_docker_is_told_and_no_failure(site: Site) -> None:
+    site.publish(OLD)
+    result = site.run("diff", site.write("new/new.yaml", OLD))
+    assert result.exit_code == 0
+    assert "note: which running containers it concerns is unknown: Docker does not answer" in result.stderr
+
+
+def container(name: str, sizes: str, uid: str = "0") -> dict[str, Any]:
+    return {"Id": name * 9, "Names": [f"/{name}._.{uid}"], "Labels": {"ds01.uid": uid, "ds01.sizes": sizes}}
+
+
+@pytest.mark.parametrize(
+    ("running", "told"),
+    [
+        (container("train", "policy"), ["memory", "memory_swap", "aggregate.memory_max", "aggregate.memory_high"]),
+        (container("small", "memory_bytes=1048576"), ["aggregate.memory_max", "aggregate.memory_high"]),
+        (container("admins", ""), ["aggregate.memory_max", "aggregate.memory_high"]),
+        (container("gone", "policy", uid="999999"), []),
+        ({"Id": "x", "Names": ["/x"], "Labels": None}, []),
+    ],
+)
+def test_running_containers_are_told_with_what_reaches_them(
+    site: Site, engine: list[dict[str, Any]], running: dict[str, Any], told: list[str]
+) -> None:
+    site.publish(OLD)
+    engine.append(running)
+    result = site.run("diff", site.write("new/new.yaml", "groups: {student: {memory: 64GiB}, prof: {}}"), "--json")
+    found = json.loads(result.stdout)["containers"]
+    assert [change.split()[0] for one in found for change in one["changes"]] == told
+    assert result.stderr == ""
+
+
+def test_running_containers_are_a_table(site: Site, engine: list[dict[str, Any]]) -> None:
+    site.publish(OLD)
+    engine.append(container("train", "policy"))
+    told = changed(site, "groups: {student: {memory: 64GiB}, prof: {}}").splitlines()
+    assert told[-6:-3] == [
+        "Containers that run now:",
+        "NAME   USER  WHAT CHANGES",
+        "train  root  memory 32 GiB -> 64 GiB",
+    ]
+
+
+def test_programs_get_both_values(site: Site) -> None:
+    site.publish(OLD)
+    file = site.write("new/new.yaml", OLD + "policies: {sigterm_grace: 90s}")
+    told = json.loads(site.run("diff", file, "--json").stdout)
+    assert told["machine"] == [
+        {
+            "field": "policies.sigterm_grace_s",
+            "old": {"value": 60.0, "origin": "built in"},
+            "new": {"value": 90.0, "origin": "top level (new.yaml:2)"},
+        }
+    ]
