@@ -40,7 +40,10 @@ class LimitsSyncInterface(VarlinkInterface, name="io.ds01.LimitsSync"):
 
     @varlinkmethod
     async def EnsureSlice(self, *, uid: int) -> EnsuredSlice:
-        """Make the slice of `uid` with his limits, if it is not there, before anything runs in it."""
+        """Make the slice of `uid` with his limits, if it is not there, before anything runs in it.
+
+        `group` is the one in the slice's name: of a user who moved, the former, while he has a container there.
+        """
         require_service(self._peer, SHIM)
         try:
             name, group = await self._slices.ensure(uid)

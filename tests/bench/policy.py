@@ -32,7 +32,7 @@ POLICY = Path("/etc/ds01/resource-limits.yaml")
 STATE = Path("/var/lib/ds01/slices.json")
 TRANSIENT = Path("/run/systemd/transient")
 USERS, SLICES, CONTAINERS, SAVES = 500, 100, 20, 60
-IDLE_S = 30.0
+SETTLED_S, IDLE_S = 3.0, 30.0
 Row = dict[str, object]
 
 
@@ -172,12 +172,20 @@ def idle_row() -> Row:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches:"))
 
-    time.sleep(3)
+    time.sleep(SETTLED_S)
     before = switches()
     time.sleep(IDLE_S)
     return row("wake-ups of ds01-limits-sync while nothing changes", (switches() - before) * 60 / IDLE_S, "/min")
 
 
+def memory_row() -> Row:
+    """What limits_sync keeps in memory after many large policies."""
+    pid = subprocess.check_output(["systemctl", "show", "-P", "MainPID", "ds01-limits-sync"], text=True).strip()
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    kib = next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
+    return row(f"memory of ds01-limits-sync, {USERS} users, {SLICES} slices", kib / 1024, "MiB")
+
+
 if __name__ == "__main__":
-    rows = [parse_row(), *save_rows(), container_row(), idle_row()]
+    rows = [parse_row(), *save_rows(), container_row(), memory_row(), idle_row()]
     json.dump(rows, sys.stdout)

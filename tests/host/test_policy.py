@@ -182,48 +182,156 @@ def test_a_broken_list_of_members_changes_nothing_and_says_where(host: RunningHo
 
 # --- changed by hand ------------------------------------------------------------------------------------------------
 
-UNITS = {
-    "a user's slice": ALICE,
-    "a group's slice": "ds01-student.slice",
-    "all containers": "ds01.slice",
-    "the engine": "docker.slice",
-    "jobs": "cron.service",
-    "a login": "user-1001.slice",
-}
-CONTROL = {"--runtime": "/run/systemd/system.control", "": "/etc/systemd/system.control"}
+LIMITS = ("MemoryMax", "MemoryHigh", "TasksMax", "CPUQuotaPerSecUSec", "CPUWeight")
+OURS = (ALICE, "ds01-student.slice", "ds01.slice")
+"""A user's, his group's and everybody's slice."""
 
 
-@pytest.mark.parametrize("option", CONTROL, ids=["until the next boot", "for ever"])
-@pytest.mark.parametrize("kind", UNITS)
-def test_what_is_changed_by_hand_is_put_back_and_told(host: RunningHost, kind: str, option: str) -> None:
-    unit, names = UNITS[kind], ("MemoryMax", "MemoryHigh", "TasksMax", "CPUQuotaPerSecUSec", "CPUWeight")
+@pytest.mark.parametrize("unit", [*OURS, "docker.slice", "cron.service"])
+@pytest.mark.parametrize("option", ["--runtime", ""], ids=["until the next boot", "for ever"])
+def test_what_is_changed_by_hand_is_put_back_and_told(host: RunningHost, unit: str, option: str) -> None:
     make_slice(host)
-    with host.start("alice", ["cat"]) as session:
-        eventually(lambda: has(host, "user-1001.slice", CPUQuotaPerSecUSec="1s"), "alice is logged in")
-        before, since = show(host, unit, *names), time.time()
-        try:
-            host.root(f"systemctl set-property {option} {unit} MemoryMax=123M TasksMax=77 CPUQuota=13% CPUWeight=7")
-            eventually(lambda: show(host, unit, *names) == before, "the policy holds again", 5)
-            eventually(lambda: events(host, "limits.restored", since, unit), "an event says so", 5)
-            (entry,) = events(host, "limits.restored", since, unit)
-            assert entry["DS01_OLD"] == "CPUQuota 13%, MemoryMax 123 MiB, TasksMax 77, CPUWeight 7"
-            assert entry.get("DS01_REASON", "").startswith("" if option else CONTROL[option])
+    before, since = show(host, unit, *LIMITS), time.time()
+    try:
+        host.root(f"systemctl set-property {option} {unit} MemoryMax=123M TasksMax=77 CPUQuota=13% CPUWeight=7")
+        eventually(lambda: show(host, unit, *LIMITS) == before, "the policy holds again", 5)
+        eventually(lambda: events(host, "limits.restored", since, unit), "an event says so", 5)
+    finally:
+        host.root(f"rm -rf /etc/systemd/system.control/{unit}.d; systemctl daemon-reload")
+    (entry,) = events(host, "limits.restored", since, unit)
+    assert entry["DS01_OLD"] == "CPUQuota 13%, MemoryMax 123 MiB, TasksMax 77, CPUWeight 7"
+
+
+@pytest.mark.parametrize("unit", [*OURS, "docker.slice", "cron.service"])
+def test_a_drop_in_that_says_otherwise_is_named_and_loses_again_and_again(host: RunningHost, unit: str) -> None:
+    make_slice(host)
+    before, since, folder = show(host, unit, *LIMITS), time.time(), f"/etc/systemd/system.control/{unit}.d"
+    host.root(["mkdir", "-p", folder])
+    host.write(f"{folder}/50-MemoryMax.conf", f"[{unit.rpartition('.')[2].title()}]\nMemoryMax=123M\n")
+    try:
+        for count in (1, 2):
             host.root(["systemctl", "daemon-reload"])
-            eventually(lambda: show(host, unit, *names) == before, "a drop-in that stays does not win", 5)
-        finally:
-            host.root(f"rm -rf {CONTROL['']}/{unit}.d; systemctl daemon-reload")
-            session.communicate()
-    eventually(lambda: show(host, unit, *names) == before or kind == "a login", "the policy holds", 5)
+            eventually(lambda: len(events(host, "limits.restored", since, unit)) == count, "an event says so", 5)
+            eventually(lambda: show(host, unit, *LIMITS) == before, "the policy holds again", 5)
+    finally:
+        host.root(f"rm -r {folder}; systemctl daemon-reload")
+    reasons = {entry["DS01_REASON"] for entry in events(host, "limits.restored", since, unit)}
+    assert reasons == {f"{folder}/50-MemoryMax.conf"}
+    eventually(lambda: show(host, unit, *LIMITS) == before, "and holds without it", 5)
 
 
-@pytest.mark.parametrize("unit", [ALICE, "ds01-student.slice", "ds01.slice"])
+@pytest.mark.parametrize("unit", OURS)
 def test_a_slice_that_is_stopped_by_hand_comes_back_with_its_limits(host: RunningHost, unit: str) -> None:
     make_slice(host)
     set_policy(host, aggregate(4))
-    names, since = ("MemoryMax", "TasksMax", "CPUQuotaPerSecUSec", "ActiveState"), time.time()
-    before = [show(host, one, *names) for one in (ALICE, "ds01-student.slice", "ds01.slice")]
+    since = time.time()
+    before = [show(host, one, "ActiveState", *LIMITS) for one in OURS]
     host.root(["systemctl", "stop", unit])
+    eventually(lambda: events(host, "limits.restored", since, "stopped by hand"), "an event says so", 5)
+    eventually(lambda: [show(host, one, "ActiveState", *LIMITS) for one in OURS] == before, "all are back", 5)
+
+
+# --- login sessions and jobs ----------------------------------------------------------------------------------------
+
+
+def login(memory_gib: int, tasks: int) -> dict[str, object]:
+    """What a student's login sessions may have."""
+    return {"groups.student.login": {"memory_max": f"{memory_gib}g", "tasks_max": tasks}}
+
+
+def test_a_login_has_its_limits_at_once_and_follows_edits(host: RunningHost) -> None:
+    unit = "user-1003.slice"
+    set_policy(host, login(2, 777))
+    host.root(["loginctl", "terminate-user", "carol"], check=False)
+    eventually(lambda: has(host, unit, ActiveState="inactive"), "carol is not logged in", 20)
+    with host.start("carol", ["cat"]) as session:
+        eventually(lambda: has(host, unit, MemoryMax=2 * GIB, TasksMax=777, ActiveState="active"), "limits hold", 5)
+        since = time.time()
+        save(host, login(1, 666))
+        eventually(lambda: has(host, unit, MemoryMax=GIB, TasksMax=666), "the edit holds", 5)
+        (entry,) = events(host, "limits.applied", since, unit)
+        assert (entry["DS01_USER"], entry["DS01_NEW"]) == ("carol", "MemoryMax 1 GiB, MemoryHigh 921.6 MiB, TasksMax 666")
+        host.root(["systemctl", "set-property", "--runtime", unit, "MemoryMax=infinity", "TasksMax=infinity"])
+        eventually(lambda: has(host, unit, MemoryMax=GIB, TasksMax=666), "the policy holds again", 5)
+        session.communicate()
+
+
+def test_roots_login_has_no_limits_of_the_policy(host: RunningHost) -> None:
+    with host.start("root", ["cat"]) as session:
+        eventually(lambda: has(host, "user-0.slice", ActiveState="active"), "root is logged in", 5)
+        before = show(host, "user-0.slice", *LIMITS)
+        set_policy(host, {"login": {"memory_max": "1g", "tasks_max": 50}})
+        assert show(host, "user-0.slice", *LIMITS) == before
+        assert (before["MemoryMax"], before["CPUQuotaPerSecUSec"]) == ("infinity", "infinity")
+        session.communicate()
+
+
+def test_jobs_follow_the_policy_whoever_they_are(host: RunningHost) -> None:
+    save(host, {"jobs": {"memory_max": "1g", "tasks_max": 99, "cpu_quota": "30%"}})
     eventually(
-        lambda: [show(host, one, *names) for one in (ALICE, "ds01-student.slice", "ds01.slice")] == before, "all is back", 5
+        lambda: has(host, "cron.service", MemoryMax=GIB, TasksMax=99, CPUQuotaPerSecUSec="300ms"), "the edit holds", 5
     )
-    assert events(host, "limits.restored", since, "stopped by hand")
+
+
+def test_the_machine_follows_the_policy(host: RunningHost) -> None:
+    has_bytes = int(host.root("awk '/MemTotal/{print $2}' /proc/meminfo").out) * 1024
+    make_slice(host)
+    save(host, {"reserve": {"memory": "3g"}, "engine": {"memory_max": "5g"}, "groups.student.total": {"tasks_max": 999}})
+    eventually(lambda: has(host, "ds01.slice", MemoryMax=has_bytes - 3 * GIB), "the reserve holds", 5)
+    eventually(lambda: has(host, "docker.slice", MemoryMax=5 * GIB), "the engine's limit holds", 5)
+    eventually(lambda: has(host, "ds01-student.slice", TasksMax=999), "the group's total holds", 5)
+
+
+# --- people move ----------------------------------------------------------------------------------------------------
+
+RESEARCHER = "ds01-researcher-alice.slice"
+
+
+def slice_of(host: RunningHost, container: str) -> str:
+    """The slice that a container was put in."""
+    return str(inspect(host, container)["HostConfig"]["CgroupParent"])
+
+
+MOVES = {
+    "a list of members": "echo alice >/etc/ds01/groups/researcher.members",
+    "a Unix group": "groupadd --system --force researcher; usermod --append --groups researcher alice",
+}
+
+
+@pytest.mark.parametrize("way", MOVES)
+def test_a_moved_user_works_on_in_the_old_slice_until_it_is_empty(fresh_host: FreshHost, way: str) -> None:
+    host = fresh_host()
+    docker_run(host, "alice", "running")
+    docker_run(host, "alice", "stopped")
+    host.run("alice", ["docker", "stop", "-t", "0", "stopped"])
+    set_policy(host, {"groups.researcher.aggregate.tasks_max": 5555, "groups.researcher.login": {"tasks_max": 333}})
+    host.root(MOVES[way])
+    eventually(lambda: has(host, ALICE, TasksMax=5555), "the new limits hold where the user works", 5)
+    docker_run(host, "alice", "new")
+    assert slice_of(host, "new") == ALICE
+    host.run("alice", ["docker", "rm", "-f", "running", "new"])
+    docker_run(host, "alice", "newer")
+    assert slice_of(host, "newer") == ALICE, "a stopped container may start again"
+    host.run("alice", ["docker", "rm", "-f", "newer", "stopped"])
+    docker_run(host, "alice", "newest")
+    assert slice_of(host, "newest") == RESEARCHER
+    assert has(host, RESEARCHER, TasksMax=5555)
+    eventually(lambda: has(host, ALICE, ActiveState="inactive"), "the old slice is gone", 5)
+    eventually(lambda: has(host, "user-1001.slice", TasksMax=333), "logins have the new limits", 5)
+    host.reboot()
+    assert has(host, RESEARCHER, ActiveState="active", TasksMax=5555)
+    assert has(host, ALICE, ActiveState="inactive"), "it does not come back"
+
+
+def test_a_user_is_moved_by_every_change_of_a_list(fresh_host: FreshHost) -> None:
+    host = fresh_host()
+    set_policy(host, {"groups.researcher.aggregate.tasks_max": 5555, "groups.student.aggregate.tasks_max": 444})
+    docker_run(host, "alice", "train")
+    docker_run(host, "bob", "train-too")
+    for listed, tasks in (("alice", 5555), ("bob", 444), ("bob\nalice # both", 5555), ("", 444)):
+        host.root(["sh", "-c", 'printf "%s\\n" "$1" >/etc/ds01/groups/researcher.members', "sh", listed])
+        eventually(lambda tasks=tasks: has(host, ALICE, TasksMax=tasks), f"'{listed}' is in force", 5)
+    host.write("/etc/ds01/groups/researcher.members", "alice\n")
+    eventually(lambda: has(host, ALICE, TasksMax=5555), "moved", 5)
+    host.root(["rm", "/etc/ds01/groups/researcher.members"])
+    eventually(lambda: has(host, ALICE, TasksMax=444), "and back, without a list", 5)

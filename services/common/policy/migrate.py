@@ -89,7 +89,7 @@ def migrate(old: Old) -> Migrated:
     """The same rules in our words."""
     migrator = _Migrator(old)
     lines = migrator.run()
-    return Migrated("\n".join([HEADER, *lines]) + "\n", tuple(sorted(migrator.notes)))
+    return Migrated("\n".join([HEADER, *(lines or ["{}"])]) + "\n", tuple(sorted(migrator.notes)))
 
 
 class _Migrator:

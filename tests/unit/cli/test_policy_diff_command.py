@@ -102,7 +102,7 @@ def test_a_bad_file_is_told_as_check_tells_it(site: Site) -> None:
 
 def test_the_machine_is_the_one_that_the_rules_are_in_force_for(site: Site) -> None:
     site.publish()
-    assert "max_cpus  32 CPUs -> 100 CPUs" in changed(site, "defaults: {max_cpus: 100}")
+    assert "  32 CPUs -> 100 CPUs  " in changed(site, "defaults: {max_cpus: 100}")
 
 
 def test_a_silent_docker_is_told_and_no_failure(site: Site) -> None:

@@ -24,7 +24,7 @@ def test_the_result_is_data_and_the_rest_is_talk(old: Site) -> None:
     result = old.run("migrate", old.tmp_path / "old/resource-limits.yaml", "--machine", "128,1TiB")
     assert "  max_runtime: 48h                            # was max_runtime_h: 48\n" in result.stdout
     assert result.stderr == (
-        f"{old.tmp_path}/old/resource-limits.yaml:1:45: defaults.storage_workspace: not carried: homes and data have no"
+        f"{old.tmp_path}/old/resource-limits.yaml:1:44: defaults.storage_workspace: not carried: homes and data have no"
         " quota here; max_disk limits what containers, images and volumes use\n"
     )
     assert result.exit_code == 0
@@ -46,7 +46,7 @@ def test_the_result_is_written_and_good(old: Site) -> None:
     text = new.read_text()
     assert "      - rita\n" in text
     assert "  alice:\n    max_runtime: unlimited  " in text
-    assert "  - user: bob\n    from: [idle_timeout]\n    until: unlimited\n    why: \"thesis\"\n" in text
+    assert '  - user: bob\n    from: [idle_timeout]\n    until: unlimited\n    why: "thesis"\n' in text
 
 
 def test_a_limit_above_the_machine_is_told_as_check_tells_it(old: Site) -> None:
@@ -54,7 +54,7 @@ def test_a_limit_above_the_machine_is_told_as_check_tells_it(old: Site) -> None:
     result = old.run("migrate", old.tmp_path / "old/resource-limits.yaml", "-o", new, "--machine", "32,1TiB")
     told = old.run("check", new, "--machine", "32,1TiB").stdout
     assert result.exit_code == 78
-    assert "groups.researcher.max_cpus: 64 CPUs is more than the machine has" in told
+    assert "groups.researcher.max_cpus: 64 CPUs are more than the machine has" in told
     assert told in result.stderr
 
 
@@ -69,7 +69,7 @@ def test_a_file_that_is_there_is_not_overwritten(old: Site) -> None:
     [
         ("nothing", None, 66, "does not exist"),
         ("old/resource-limits.yaml", "a: [", 78, "is not YAML"),
-        ("old/user-overrides.yaml", "a: [", 78, "user-overrides.yaml:1"),
+        ("old/user-overrides.yaml", "a: [", 78, "user-overrides.yaml:2:1: is not YAML"),
         ("old/groups/student.members", "a b", 78, "student.members:1:1: 'a b' is no name"),
     ],
 )

@@ -100,7 +100,9 @@ def test_who_has_no_account_is_no_such(site: Site, command: tuple[str, ...]) -> 
     assert "there is no account 'no-such-user'" in result.stderr
 
 
-@pytest.mark.parametrize(("text", "told"), [(None, "can't be read: No such file"), ("{}", "can't be used"), ("{", "used")])
+@pytest.mark.parametrize(
+    ("text", "told"), [(None, "can't be read: No such file"), ("{}", "can't be used"), ("{", "used")]
+)
 def test_rules_that_can_not_be_read_are_told(site: Site, text: str | None, told: str) -> None:
     if text is not None:
         site.published.write_text(text)
@@ -233,7 +235,9 @@ def test_a_key_that_is_none(site: Site, key: str, exit_code: int, told: str) -> 
     assert told in result.stderr
 
 
-@pytest.mark.parametrize(("key", "service"), [("memory", "ds01-docker-shim makes"), ("idle_timeout", "nothing in this")])
+@pytest.mark.parametrize(
+    ("key", "service"), [("memory", "ds01-docker-shim makes"), ("idle_timeout", "nothing in this")]
+)
 def test_who_makes_it_hold(site: Site, key: str, service: str) -> None:
     site.publish()
     assert f"; {service}" in site.run("explain", "root", key).stdout

@@ -171,7 +171,7 @@ TWICE = "groups:\n  a:\n    members: [x]\n  student:\n    members:\n      - z\n 
             {},
             [
                 "1:43: groups.b.members: 'x' is in 'a' too (limits.yaml:1): keep one",
-                "1:67: groups.student.members: 'x' is in 'a' too (limits.yaml:1): keep one",
+                "1:68: groups.student.members: 'x' is in 'a' too (limits.yaml:1): keep one",
             ],
         ),
         (
