@@ -280,8 +280,8 @@ def _who(policy: Policy, group: str, accounts: Mapping[str, frozenset[str]]) -> 
     listed = sorted(found.members)
     parts = [f"{len(listed)} listed: {_names(listed)}"] if listed else []
     if found.unix_groups:
-        known = [user for user, unix in accounts.items() if unix and policy.group_of(user, unix) == group]
-        by_unix = [user for user in known if user not in found.members and found.unix_groups & accounts[user]]
+        there = {user: unix for user, unix in accounts.items() if policy.group_of(user, unix) == group}
+        by_unix = [user for user, unix in there.items() if user not in found.members and found.unix_groups & unix]
         parts.append(f"{len(by_unix)} by Unix group {' or '.join(sorted(found.unix_groups))}")
     parts += ["everybody who is in no other"] if group == policy.default_group else []
     return "; ".join(parts) or "nobody"

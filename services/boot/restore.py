@@ -17,8 +17,7 @@ from ds01.common.events import Event
 from ds01.common.inventory import Inventory
 from ds01.common.limits import Policy, parse_policy
 from ds01.common.model import Lease
-from ds01.common.slices import NO_TOTAL, SlicePlan, plan_user
-from ds01.common.slicestate import SliceOwner
+from ds01.common.slices import NO_TOTAL, SliceOwner, SlicePlan, plan_user
 
 
 class SliceMaker(Protocol):

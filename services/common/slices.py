@@ -22,6 +22,15 @@ UNLIMITED = 2**64 - 1
 PropertyValue = int | str | bool
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class SliceOwner:
+    """A user and the policy group under which his slice was made."""
+
+    uid: int
+    user: str
+    group: str
+
+
 @dataclass(frozen=True, slots=True)
 class SlicePlan:
     """One slice that must exist: its name and its systemd properties (D-Bus names and units)."""

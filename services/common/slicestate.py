@@ -5,21 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from ds01.common.errors import Malformed
+from ds01.common.slices import SliceOwner
 
 STATE_FILE = Path("/var/lib/ds01/slices.json")
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class SliceOwner:
-    """A user and the policy group under which his slice was made."""
-
-    uid: int
-    user: str
-    group: str
 
 
 def read_owners(path: Path = STATE_FILE) -> frozenset[SliceOwner]:

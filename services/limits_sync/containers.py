@@ -153,7 +153,7 @@ class Containers:
             )  # fmt: skip
         if left is not None:
             wanted = without_memory(wanted, now)
-        body = update_body(now, wanted)
+        body = update_body(container, wanted)
         if not body:
             self._deferred.pop(container.id, None)
             return False

@@ -13,8 +13,8 @@ from typing import Protocol
 
 from ds01.common.errors import PeerRefused, PolicyInvalid
 from ds01.common.limits import Limits, Policy
-from ds01.common.slices import cgroup_of
-from ds01.common.slicestate import STATE_FILE, SliceOwner, read_owners, write_owners
+from ds01.common.slices import SliceOwner, cgroup_of
+from ds01.common.slicestate import STATE_FILE, read_owners, write_owners
 from ds01.common.unitnames import group_slice, user_slice
 from ds01.limits_sync.units import Units
 from ds01.limits_sync.wanted import Account, wanted_units

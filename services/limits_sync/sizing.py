@@ -29,6 +29,7 @@ class Sized:
     cgroup: str
     asked: Asked
     sizes: ContainerSizes
+    reservation_bytes: int = 0
 
 
 def parse_sized(raw: Mapping[str, Any]) -> Sized | None:
@@ -57,16 +58,19 @@ def parse_sized(raw: Mapping[str, Any]) -> Sized | None:
             memory_swap_bytes=int(host.get("MemorySwap") or 0),
             pids=max(0, int(host.get("PidsLimit") or 0)),
         ),
+        reservation_bytes=int(host.get("MemoryReservation") or 0),
     )
 
 
 def target(container: Sized, limits: Limits, engine: EngineFacts) -> ContainerSizes:
     """The sizes that the container must have; what the engine can't apply stays as it is."""
     wanted, now = sizes_for(container.asked, limits, engine.cpus), container.sizes
+    # Without swap accounting the engine ignores the figure, and yet refuses memory above the one it has.
+    swaps = engine.memory and (engine.swap or wanted.memory_bytes != now.memory_bytes)
     return ContainerSizes(
         cpus_nano=wanted.cpus_nano if engine.cpu_quota else now.cpus_nano,
         memory_bytes=wanted.memory_bytes if engine.memory else now.memory_bytes,
-        memory_swap_bytes=wanted.memory_swap_bytes if engine.memory and engine.swap else now.memory_swap_bytes,
+        memory_swap_bytes=wanted.memory_swap_bytes if swaps else now.memory_swap_bytes,
         pids=wanted.pids if engine.pids else now.pids,
     )
 
@@ -76,8 +80,9 @@ def without_memory(wanted: ContainerSizes, now: ContainerSizes) -> ContainerSize
     return replace(wanted, memory_bytes=now.memory_bytes, memory_swap_bytes=now.memory_swap_bytes)
 
 
-def update_body(now: ContainerSizes, wanted: ContainerSizes) -> dict[str, int]:
+def update_body(container: Sized, wanted: ContainerSizes) -> dict[str, int]:
     """The body of the engine's update; empty where nothing differs. Memory and swap go together or are refused."""
+    now = container.sizes
     body: dict[str, int] = {}
     if now.cpus_nano != wanted.cpus_nano:
         body["NanoCpus"] = wanted.cpus_nano
@@ -85,6 +90,8 @@ def update_body(now: ContainerSizes, wanted: ContainerSizes) -> dict[str, int]:
         body["Memory"] = wanted.memory_bytes
         if wanted.memory_swap_bytes:
             body["MemorySwap"] = wanted.memory_swap_bytes
+        if container.reservation_bytes > wanted.memory_bytes:
+            body["MemoryReservation"] = wanted.memory_bytes
     if now.pids != wanted.pids:
         body["PidsLimit"] = wanted.pids
     return body

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from ds01.common import slices
 from ds01.common.limits import Policy
-from ds01.common.slices import SlicePlan
-from ds01.common.slicestate import SliceOwner
+from ds01.common.slices import SliceOwner, SlicePlan
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,9 @@ PURE = [
     "gpu_allocator/decide.py",
     "gpu_allocator/lifecycle.py",
     "gpu_allocator/reports.py",
+    "limits_sync/shrink.py",
+    "limits_sync/sizing.py",
+    "limits_sync/wanted.py",
 ]
 EFFECTS = {"asyncio", "os", "socket", "time", "subprocess", "sqlite3", "threading", "random", "secrets", "select"}
 

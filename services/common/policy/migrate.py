@@ -135,7 +135,7 @@ class _Migrator:
 
     def _members(self, group: str, node: Node, taken: dict[str, str]) -> list[str]:
         named: dict[str, None] = {}
-        for name in (*_names(node, "members"), *self.old.members.get(group, ())):
+        for name in (*self._names(node, f"groups.{group}", "members"), *self.old.members.get(group, ())):
             first = taken.setdefault(name.text, group)
             if first != group:
                 self._not_carried(
@@ -160,7 +160,7 @@ class _Migrator:
         lines: list[str] = []
         for node in _items(_value_of(self.old.exemptions, "exemptions")):
             said = {pair.key.text: pair.value.text for pair in _pairs(node) if isinstance(pair.value, Scalar)}
-            of = [name.text.removesuffix("_h") for name in _names(node, "exempt_from")]
+            of = [name.text.removesuffix("_h") for name in self._names(node, "exemptions", "exempt_from")]
             until = said.get("expires_on", "")
             try:
                 end = UNLIMITED if until in _NULLS else _quoted(parse_until(until))
@@ -241,6 +241,15 @@ class _Migrator:
             self._not_carried(node.place, path, f"is {kind_of(node)}, where a section was expected")
         return _pairs(node)
 
+    def _names(self, node: Node, path: str, key: str) -> list[Name]:
+        found = []
+        for item in _items(_value_of(node, key)):
+            if isinstance(item, Scalar):
+                found.append(Name(item.text, item.place))
+            else:
+                self._not_carried(item.place, f"{path}.{key}", f"is {kind_of(item)}, where a word was expected")
+        return found
+
     def _not_carried(self, place: Place, path: str, why: str) -> None:
         self._note(place, path, f"not carried: {why}")
 
@@ -320,10 +329,6 @@ def _pairs(node: Node | None) -> tuple[Pair, ...]:
 
 def _items(node: Node | None) -> tuple[Node, ...]:
     return node.items if isinstance(node, Seq) else ()
-
-
-def _names(node: Node, key: str) -> list[Name]:
-    return [Name(item.text, item.place) for item in _items(_value_of(node, key)) if isinstance(item, Scalar)]
 
 
 def _value_of(node: Node | None, name: str) -> Node | None:

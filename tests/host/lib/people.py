@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from lib.running import RunningHost
+from lib.running import Machine
 
 POLICY = "/etc/ds01/resource-limits.yaml"
 SHIPPED_POLICY = "/usr/share/ds01/resource-limits.yaml"
@@ -19,46 +19,46 @@ DAEMONS = ("ds01-gpu-allocator", "ds01-docker-shim", "ds01-limits-sync", "ds01-n
 SLEEP = ("sleep", "infinity")
 
 
-def overview(host: RunningHost, user: str = "ada") -> dict[str, Any]:
+def overview(host: Machine, user: str = "ada") -> dict[str, Any]:
     """`ds01 status --json` as `user` sees it."""
     return dict(json.loads(host.run(user, ["ds01", "status", "--json"]).out))
 
 
-def held(host: RunningHost, user: str = "ada") -> dict[str, dict[str, Any]]:
+def held(host: Machine, user: str = "ada") -> dict[str, dict[str, Any]]:
     """Units that somebody holds, by name."""
     return {unit["name"]: unit for unit in overview(host, user)["units"] if unit["state"] not in ("free", "withheld")}
 
 
-def mine(host: RunningHost, user: str) -> list[str]:
+def mine(host: Machine, user: str) -> list[str]:
     """Names of the units that `user` holds."""
     return [name for name, unit in held(host, user).items() if unit["mine"]]
 
 
-def docker_run(host: RunningHost, user: str, name: str, *options: str, image: str = "busybox") -> str:
+def docker_run(host: Machine, user: str, name: str, *options: str, image: str = "busybox") -> str:
     """A container in the background; its id."""
     return host.run(user, ["docker", "run", "-d", "--name", name, *options, image, *SLEEP]).out.strip()
 
 
-def pid_of(host: RunningHost, container: str) -> int:
+def pid_of(host: Machine, container: str) -> int:
     """The host's pid of a container's first process."""
     shown = host.root(["docker", "-H", ENGINE, "inspect", "-f", "{{.State.Pid}}", container])
     return int(shown.out)
 
 
-def inspect(host: RunningHost, container: str) -> dict[str, Any]:
+def inspect(host: Machine, container: str) -> dict[str, Any]:
     """What the engine itself says of a container."""
     shown = host.root(["docker", "-H", ENGINE, "inspect", container])
     return dict(json.loads(shown.out)[0])
 
 
-def gpu_nodes(host: RunningHost, container: str) -> set[str]:
+def gpu_nodes(host: Machine, container: str) -> set[str]:
     """The GPU device nodes that a container's first process really sees, judged on the host."""
     pid = pid_of(host, container)
     found = host.root(f"find /proc/{pid}/root/dev -name 'nvidia*' -not -type d | sed s,/proc/{pid}/root,,")
     return set(found.out.split())
 
 
-def ledger(host: RunningHost, query: str) -> list[list[Any]]:
+def ledger(host: Machine, query: str) -> list[list[Any]]:
     """Rows of the ledger, read beside the allocator."""
     script = (
         "import json, sqlite3, sys; c = sqlite3.connect('file:/var/lib/ds01/ledger.sqlite?mode=ro', uri=True);"
@@ -67,7 +67,7 @@ def ledger(host: RunningHost, query: str) -> list[list[Any]]:
     return list(json.loads(host.root(["python3", "-c", script, query]).out))
 
 
-def policy_text(host: RunningHost, changes: Mapping[str, object]) -> str:
+def policy_text(host: Machine, changes: Mapping[str, object]) -> str:
     """The host's YAML with other values, by path: `groups.student.aggregate.memory_max`."""
     raw = yaml.safe_load(host.read(POLICY))
     for path, value in changes.items():
@@ -79,13 +79,13 @@ def policy_text(host: RunningHost, changes: Mapping[str, object]) -> str:
     return yaml.safe_dump(raw, sort_keys=False)
 
 
-def set_policy(host: RunningHost, changes: Mapping[str, object]) -> None:
+def set_policy(host: Machine, changes: Mapping[str, object]) -> None:
     """Change values of the host's YAML, by path, and wait until that is in force. `wipe` puts the shipped one back."""
     host.write(f"{POLICY}.new", policy_text(host, changes))
     host.root(f"mv {POLICY}.new {POLICY} && systemctl reload ds01-limits-sync.service")
 
 
-def wipe(host: RunningHost) -> None:
+def wipe(host: Machine) -> None:
     """Take all containers away and wait until every unit is free; the shipped policy is in force again."""
     host.root(f"rm -rf {POLICY}* /etc/ds01/groups/*; cp {SHIPPED_POLICY} {POLICY}")
     host.root(["systemctl", "start", "docker.service", "ds01.target", *(f"{name}.service" for name in DAEMONS)])
@@ -117,7 +117,7 @@ class Belongings:
     descriptors: tuple[int, ...]
 
 
-def belongings(host: RunningHost) -> Belongings:
+def belongings(host: Machine) -> Belongings:
     """What there is now. Descriptors are those of shim, allocator, limits_sync and nvml."""
     count = host.root(
         f"docker -H {ENGINE} ps -aq | wc -l; docker -H {ENGINE} volume ls -q | wc -l;"

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from lib import copying, host, session
 from lib.model import State
 from lib.places import TESTHOST, HostError
+from lib.ready import Call
 
 Entry = dict[str, str]
 _WARNING = 4
@@ -33,6 +36,23 @@ class Result:
     @property
     def err(self) -> str:
         return self.raw_err.decode(errors="replace")
+
+
+class Machine(Protocol):
+    """What tests ask of a running host, whichever way it is run."""
+
+    def run(
+        self,
+        user: str,
+        argv: Sequence[str] | str,
+        *,
+        stdin: str | bytes = b"",
+        check: bool = True,
+        timeout_s: float = 60,
+    ) -> Result: ...
+    def root(self, argv: Sequence[str] | str, *, stdin: str | bytes = b"", check: bool = True) -> Result: ...
+    def write(self, path: str, text: str | bytes) -> None: ...
+    def read(self, path: str) -> str: ...
 
 
 class RunningHost:
@@ -71,24 +91,24 @@ class RunningHost:
         except subprocess.TimeoutExpired as exc:
             process.end("KILL")
             out, err = process.communicate()
-            raise AssertionError(f"{process.argv} took more than {timeout_s} s; it said:\n{_said(out, err)}") from exc
+            raise AssertionError(f"{process.argv} took more than {timeout_s} s; it said:\n{said(out, err)}") from exc
         result = Result(process.argv, process.returncode, out, err)
         if check:
-            assert result.status == 0, f"{user}: {result.argv} ended with {result.status}:\n{_said(out, err)}"
+            assert result.status == 0, f"{user}: {result.argv} ended with {result.status}:\n{said(out, err)}"
         return result
 
     def root(self, argv: Sequence[str] | str, *, stdin: str | bytes = b"", check: bool = True) -> Result:
         """Runs a command as root in no session: quick, for looking and arranging."""
-        words = _words(argv)
+        words = words_of(argv)
         raw_in = stdin.encode() if isinstance(stdin, str) else stdin
         done = subprocess.run(session.enter_argv(self.state.leader, words), input=raw_in, capture_output=True)
         if check:
-            assert done.returncode == 0, f"{words} ended with {done.returncode}:\n{_said(done.stdout, done.stderr)}"
+            assert done.returncode == 0, f"{words} ended with {done.returncode}:\n{said(done.stdout, done.stderr)}"
         return Result(words, done.returncode, done.stdout, done.stderr)
 
     def start(self, user: str, argv: Sequence[str] | str) -> Session:
         """Starts a command in a login session of the user; its pipes are the caller's."""
-        return Session(self.state, user, _words(argv))
+        return Session(self.state, user, words_of(argv))
 
     def copy_in(self, source: Path, target: str) -> None:
         """Copies a file or folder to a path in the host."""
@@ -116,18 +136,11 @@ class RunningHost:
 
     def journal(self, *matches: str, since_s: float | None = None) -> list[Entry]:
         """The entries of this boot, our namespace included, that match; `since_s` is a Unix time."""
-        state = self.state
-        for sync in (["--sync"], ["--namespace=ds01", "--sync"]):
-            host.call(state, ["journalctl", *sync])
-        show = ["journalctl", "--namespace=+ds01", "--boot", "--output=json", "--all", *matches]
-        entries = [json.loads(line) for line in host.call(state, show).splitlines()]
-        first_us = 0 if since_s is None else int(since_s * 1e6)
-        return [entry for entry in entries if int(entry["__REALTIME_TIMESTAMP"]) >= first_us]
+        return read_journal(partial(host.call, self.state), matches, since_s)
 
     def warnings(self, since_s: float) -> list[Entry]:
         """What our units said, or systemd of them, at priority warning or above."""
-        entries = self.journal("--priority=warning", since_s=since_s)
-        return [entry for entry in entries if unit_of(entry).startswith("ds01")]
+        return ours(self.journal("--priority=warning", since_s=since_s))
 
     def save_journal(self, file: Path) -> None:
         """Writes the journal of this boot to a file outside."""
@@ -157,16 +170,33 @@ class Session(subprocess.Popen[bytes]):
         subprocess.run(session.signal_argv(self._leader, self._unit, signal_name), check=False, capture_output=True)
 
 
+def read_journal(call: Call, matches: Iterable[str], since_s: float | None) -> list[Entry]:
+    """The entries of this boot, our namespace included, on the host that `call` reaches."""
+    for sync in (["--sync"], ["--namespace=ds01", "--sync"]):
+        call(["journalctl", *sync])
+    lines = call(["journalctl", "--namespace=+ds01", "--boot", "--output=json", "--all", *matches]).splitlines()
+    entries: list[Entry] = [json.loads(line) for line in lines]
+    first_us = 0 if since_s is None else int(since_s * 1e6)
+    return [entry for entry in entries if int(entry["__REALTIME_TIMESTAMP"]) >= first_us]
+
+
+def ours(entries: Iterable[Entry]) -> list[Entry]:
+    """Those from or about our units."""
+    return [entry for entry in entries if unit_of(entry).startswith("ds01")]
+
+
 def unit_of(entry: Entry) -> str:
     """Which unit an entry is from or about."""
     return entry.get("UNIT") or entry.get("_SYSTEMD_UNIT") or ""
 
 
-def _words(argv: Sequence[str] | str) -> tuple[str, ...]:
+def words_of(argv: Sequence[str] | str) -> tuple[str, ...]:
+    """A command as words; a line is one for `sh -c`."""
     return ("sh", "-c", argv) if isinstance(argv, str) else tuple(argv)
 
 
-def _said(out: bytes, err: bytes) -> str:
+def said(out: bytes, err: bytes) -> str:
+    """Both streams, for people."""
     return f"{out.decode(errors='replace')}\n{err.decode(errors='replace')}"
 
 

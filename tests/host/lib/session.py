@@ -27,6 +27,11 @@ def enter_argv(leader: int, argv: Sequence[str]) -> list[str]:
 
 def session_argv(leader: int, user: str, argv: Sequence[str], *, tty: bool, unit: str) -> list[str]:
     """Runs a command in a new login session of the user, in his home, and waits for it."""
+    return enter_argv(leader, login_argv(user, argv, tty=tty, unit=unit))
+
+
+def login_argv(user: str, argv: Sequence[str], *, tty: bool, unit: str) -> list[str]:
+    """The same, for whoever is inside already."""
     path = _ROOT_PATH if user == "root" else _PATH
     options = [
         "--quiet",
@@ -46,10 +51,15 @@ def session_argv(leader: int, user: str, argv: Sequence[str], *, tty: bool, unit
     if tty:
         options += ["--background=", f"--setenv=TERM={os.environ.get('TERM', 'dumb')}"]
     run = ["/usr/bin/env", "SYSTEMD_ADJUST_TERMINAL_TITLE=0", "/usr/bin/systemd-run", *options]
-    return enter_argv(leader, [*run, "--", "/bin/sh", "-c", _SHELL, "sh", *argv])
+    return [*run, "--", "/bin/sh", "-c", _SHELL, "sh", *argv]
 
 
 def signal_argv(leader: int, unit: str, signal_name: str) -> list[str]:
     """Sends a signal to the command of a session, and to what it started in its own process group."""
+    return enter_argv(leader, kill_argv(unit, signal_name))
+
+
+def kill_argv(unit: str, signal_name: str) -> list[str]:
+    """The same, for whoever is inside already."""
     script = 'pid=$(systemctl show --property=MainPID --value "$1"); [ "$pid" -gt 1 ] && kill -s "$2" -- "-$pid"'
-    return enter_argv(leader, ["/bin/sh", "-c", script, "sh", unit, signal_name])
+    return ["/bin/sh", "-c", script, "sh", unit, signal_name]

@@ -13,7 +13,7 @@ from ds01.common.adapters.yamltree import read_tree
 from ds01.common.errors import PeerRefused, PolicyInvalid
 from ds01.common.policy.build import build
 from ds01.common.policy.tree import Files
-from ds01.common.slicestate import SliceOwner
+from ds01.common.slices import SliceOwner
 
 SHIPPED = Path(__file__).parents[3] / "config" / "policy.json"
 GOOD = build(Files("limits.yaml", YAML.encode(), {}), read_tree, MACHINE).text

@@ -66,6 +66,17 @@ def test_another_machine_can_be_meant(site: Site, machine: str, exit_code: int) 
     assert site.run("check", site.write("new.yaml", GOOD), "--machine", machine).exit_code == exit_code
 
 
+@pytest.mark.parametrize(
+    ("machine", "tasks", "exit_code"),
+    [("4,8GiB", 65536, 0), ("4,8GiB", 65537, 78), ("128,1TiB", 2**22, 0), ("128,1TiB", 2**22 + 1, 78)],
+)
+def test_another_machine_has_room_for_as_many_processes_as_its_kernel_would(
+    site: Site, machine: str, tasks: int, exit_code: int
+) -> None:
+    file = site.write("new.yaml", f"defaults: {{aggregate: {{tasks_max: {tasks}}}}}")
+    assert site.run("check", file, "--machine", machine).exit_code == exit_code
+
+
 @pytest.mark.parametrize("machine", ["128", "1TiB", "128,1", "x,1TiB", "0,1TiB", "4,50% of machine", "4,0g"])
 def test_what_is_no_machine_is_wrong_usage(site: Site, machine: str) -> None:
     result = site.run("check", site.write("new.yaml", GOOD), "--machine", machine)

@@ -69,8 +69,16 @@ def test_what_changes_is_told_with_its_origin(site: Site, yaml: str, lines: list
 
 def test_members_by_unix_group_are_counted(site: Site) -> None:
     site.publish("groups: {student: {}, prof: {unix_groups: [daemon]}}")
+    told = changed(site, "groups: {student: {}, prof: {unix_groups: [daemon], members: [root, daemon], max_cpus: 1}}")
+    assert "group 'prof' (2 listed: daemon, root; 0 by Unix group daemon)" in told
     told = changed(site, "groups: {student: {}, prof: {unix_groups: [daemon], members: [root], max_cpus: 1}}")
     assert "group 'prof' (1 listed: root; 1 by Unix group daemon)" in told
+
+
+def test_plain_lines_stand_apart_from_values(site: Site) -> None:
+    site.publish(OLD)
+    told = changed(site, "groups: {student: {max_cpus: 1, memory: 32GiB}}").splitlines()
+    assert told[:3] == ["group 'prof' is gone", "", "group 'student' (everybody who is in no other)"]
 
 
 def test_many_names_are_not_all_told(site: Site) -> None:
@@ -91,6 +99,13 @@ def test_the_lists_beside_a_file_go_with_it(site: Site) -> None:
     site.publish(OLD)
     site.write("new/groups/prof.members", "daemon\n")
     assert "daemon (from 'student' to 'prof')" in changed(site, OLD)
+
+
+def test_an_empty_folder_of_lists_beside_a_file_goes_with_it(site: Site) -> None:
+    site.write("etc/groups/prof.members", "daemon\n")
+    site.publish(OLD)
+    (site.tmp_path / "new/groups").mkdir(parents=True)
+    assert "daemon (from 'prof' to 'student')" in changed(site, OLD)
 
 
 def test_a_bad_file_is_told_as_check_tells_it(site: Site) -> None:
@@ -116,12 +131,15 @@ def container(name: str, sizes: str, uid: str = "0") -> dict[str, Any]:
     return {"Id": name * 9, "Names": [f"/{name}._.{uid}"], "Labels": {"ds01.uid": uid, "ds01.sizes": sizes}}
 
 
+TOGETHER = ["aggregate.cpu_quota", "aggregate.memory_max", "aggregate.memory_high"]
+
+
 @pytest.mark.parametrize(
     ("running", "told"),
     [
-        (container("train", "policy"), ["memory", "memory_swap", "aggregate.memory_max", "aggregate.memory_high"]),
-        (container("small", "memory_bytes=1048576"), ["aggregate.memory_max", "aggregate.memory_high"]),
-        (container("admins", ""), ["aggregate.memory_max", "aggregate.memory_high"]),
+        (container("train", "policy"), ["max_cpus", "memory", "memory_swap", *TOGETHER]),
+        (container("small", "cpus_nano=500000000 memory_bytes=1048576"), TOGETHER),
+        (container("admins", ""), TOGETHER),
         (container("gone", "policy", uid="999999"), []),
         ({"Id": "x", "Names": ["/x"], "Labels": None}, []),
     ],
@@ -131,8 +149,10 @@ def test_running_containers_are_told_with_what_reaches_them(
 ) -> None:
     site.publish(OLD)
     engine.append(running)
-    result = site.run("diff", site.write("new/new.yaml", "groups: {student: {memory: 64GiB}, prof: {}}"), "--json")
+    yaml = "groups: {student: {memory: 64GiB, max_cpus: 42}, prof: {}}"
+    result = site.run("diff", site.write("new/new.yaml", yaml), "--json")
     found = json.loads(result.stdout)["containers"]
+    assert bool(found) is bool(told)
     assert [change.split()[0] for one in found for change in one["changes"]] == told
     assert result.stderr == ""
 

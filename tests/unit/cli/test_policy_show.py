@@ -65,6 +65,7 @@ def test_what_nothing_makes_hold_has_a_star(site: Site) -> None:
     site.publish()
     assert row(site, "idle_timeout")[0] == "idle_timeout *"
     assert row(site, "memory")[0] == "memory"
+    assert site.run("show").stdout.endswith("\n\n* nothing in this version makes it hold\n")
 
 
 def test_the_machine_has_its_own_values(site: Site) -> None:
@@ -74,10 +75,12 @@ def test_the_machine_has_its_own_values(site: Site) -> None:
 
 
 def test_exemptions_are_shown(site: Site) -> None:
-    site.publish("exemptions: [{user: root, from: [idle_timeout, max_runtime], until: 2027-03-31, why: x}]")
-    assert site.run("show", "root").stdout.splitlines()[1] == (
-        "exempt from idle_timeout and max_runtime until 2027-03-31 *"
+    site.publish(
+        "exemptions: [{user: root, from: [idle_timeout, max_runtime], until: 2027-03-31, why: x},"
+        " {user: daemon, from: max_runtime, until: unlimited, why: x}]"
     )
+    told = site.run("show", "root").stdout.splitlines()[1:3]
+    assert told == ["exempt from idle_timeout and max_runtime until 2027-03-31 *", ""]
 
 
 def test_programs_get_values_in_base_units(site: Site) -> None:

@@ -85,9 +85,19 @@ def test_a_change_is_found_where_it_is_and_nowhere_else(yaml: str, part: str) ->
     assert not found.is_empty
 
 
+EXEMPT = "exemptions: [{user: a, from: max_runtime, until: unlimited, why: x}]\n"
+OWN = "user_overrides: {alice: {memory: 48GiB}}\n"
+
+
 def test_what_is_taken_back_is_found_too() -> None:
-    old = compiled(STUDENTS + "exemptions: [{user: a, from: max_runtime, until: unlimited, why: x}]")
-    assert [one.user for one in compare(old, compiled(STUDENTS), NOBODY).exemptions_gone] == ["a"]
+    found = compare(compiled(STUDENTS + EXEMPT + OWN), compiled(STUDENTS), NOBODY)
+    assert [one.user for one in found.exemptions_gone] == ["a"]
+    assert [one.user for one in found.users] == ["alice"]
+
+
+def test_an_exemption_that_stays_is_no_change() -> None:
+    found = compare(compiled(STUDENTS + EXEMPT), compiled(STUDENTS + EXEMPT + OWN), NOBODY)
+    assert (found.exemptions_gone, found.exemptions_new) == ((), ())
 
 
 def test_a_change_has_both_values_with_their_origins() -> None:
@@ -101,8 +111,7 @@ def test_a_change_has_both_values_with_their_origins() -> None:
 
 
 def test_an_override_hides_what_changes_in_the_group() -> None:
-    own = "user_overrides: {alice: {memory: 48GiB}}"
-    found = compare(compiled(STUDENTS + own), compiled(STUDENTS.replace("32", "33") + own), NOBODY)
+    found = compare(compiled(STUDENTS + OWN), compiled(STUDENTS.replace("32", "33") + OWN), NOBODY)
     assert (list(found.groups), found.users) == (["student"], ())
 
 

@@ -116,6 +116,13 @@ def test_a_rule_of_the_machine(old: str, new: str) -> None:
         ("defaults: {colour: red}", "defaults.colour", "nothing here has this key"),
         ("defaults: {aggregate: {io: 1}}", "defaults.aggregate.io", "nothing here has this key"),
         ("defaults: [a]", "defaults", "is a list, where a section was expected"),
+        ("policies: [a]", "policies", "is a list, where a section was expected"),
+        (
+            "user_overrides: {a: {policies: [a]}}",
+            "user_overrides.a.policies",
+            "is a list, where a section was expected",
+        ),
+        ("groups: {a: {aggregate: , members: [[a]]}}", "groups.a.members", "is a list, where a word was expected"),
         ("policies: {grace_period_m: 30}", "policies.grace_period_m", "idle_timeout is the only grace"),
         ("policies: {idle_detection_window: 3}", "policies.idle_detection_window", "measured"),
         ("policies: {gpu_hold_after_manual_stop_m: 15}", "policies.gpu_hold_after_manual_stop_m", "every stop"),
@@ -168,6 +175,12 @@ def test_of_two_words_for_one_thing_one_is_kept(yaml: str, kept: str, lost: str)
     made = migrated(f"defaults: {{{yaml}}}")
     assert [line.partition(" #")[0] for line in lines(made) if line.startswith(kept.partition(":")[0])] == [kept]
     assert list(notes(made)) == [f"defaults.{lost}"]
+
+
+def test_what_belongs_to_one_section_stands_in_one_place() -> None:
+    made = migrated('defaults: {aggregate: {cpu_quota: "100%"}, policies: {gpu_idle_threshold: 5}, max_tasks: 9}')
+    sections = ["aggregate:", "cpu_quota: 100%", "tasks_max: 9 # was max_tasks: 9", "policies:"]
+    assert lines(made)[1:] == [*sections, "gpu_idle_threshold: 5% # was 5"]
 
 
 def test_members_are_written_into_the_file() -> None:

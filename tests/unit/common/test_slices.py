@@ -8,8 +8,8 @@ from worlds import ALICE, STUDENT
 
 from ds01.common.errors import Malformed
 from ds01.common.limits import Aggregate
-from ds01.common.slices import UNLIMITED, cgroup_of, plan_user, properties
-from ds01.common.slicestate import SliceOwner, read_owners, write_owners
+from ds01.common.slices import UNLIMITED, SliceOwner, cgroup_of, plan_user, properties
+from ds01.common.slicestate import read_owners, write_owners
 
 
 def test_the_parent_comes_first_and_carries_only_what_its_group_may_use_as_a_whole() -> None:

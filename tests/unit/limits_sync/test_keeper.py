@@ -8,8 +8,8 @@ from engine_world import Journal
 from sync_world import GIB, FakeKernel, FakeSystemd, People, policy
 
 from ds01.common.errors import PeerRefused, PolicyInvalid, Unavailable
-from ds01.common.slices import cgroup_of
-from ds01.common.slicestate import SliceOwner, read_owners, write_owners
+from ds01.common.slices import SliceOwner, cgroup_of
+from ds01.common.slicestate import read_owners, write_owners
 from ds01.limits_sync.keeper import Keeper
 from ds01.limits_sync.pendings import Pendings
 from ds01.limits_sync.units import Units

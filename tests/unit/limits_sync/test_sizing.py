@@ -50,7 +50,6 @@ def test_who_asked_for_less_keeps_it_and_more_is_bounded() -> None:
     [
         ({"cpu_quota": False}, {"cpus_nano": 1}),
         ({"memory": False}, {"memory_bytes": 2, "memory_swap_bytes": 3}),
-        ({"swap": False}, {"memory_swap_bytes": 3}),
         ({"pids": False}, {"pids": 4}),
     ],
 )
@@ -74,4 +73,18 @@ def test_what_the_engine_can_not_apply_is_not_sent(lacks: dict[str, bool], kept:
 def test_only_what_differs_is_sent_and_memory_and_swap_go_together(
     change: dict[str, int], body: dict[str, int]
 ) -> None:
-    assert update_body(NOW, replace(NOW, **change)) == body
+    assert update_body(replace(sized(), sizes=NOW), replace(NOW, **change)) == body
+
+
+def test_without_swap_accounting_the_figure_goes_along_with_memory_and_never_alone() -> None:
+    engine = replace(WHOLE, swap=False)
+    container = replace(sized(), sizes=ContainerSizes(8 * 10**9, GIB, 2 * GIB, 1000))
+    assert target(container, LIMITS, engine).memory_swap_bytes == 32 * GIB
+    container = replace(container, sizes=ContainerSizes(8 * 10**9, 32 * GIB, -1, 1000))
+    assert update_body(container, target(container, LIMITS, engine)) == {}
+
+
+def test_a_reservation_above_the_new_memory_goes_down_with_it() -> None:
+    container = sized(NanoCpus=10**9, Memory=16 * GIB, MemoryReservation=8 * GIB, PidsLimit=500)
+    smaller = replace(container.sizes, memory_bytes=4 * GIB, memory_swap_bytes=4 * GIB)
+    assert update_body(container, smaller)["MemoryReservation"] == 4 * GIB

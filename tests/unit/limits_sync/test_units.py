@@ -10,8 +10,7 @@ from engine_world import Journal
 from sync_world import GIB, YAML, Clock, FakeKernel, FakeSystemd, policy
 
 from ds01.common.errors import Unavailable
-from ds01.common.slices import cgroup_of
-from ds01.common.slicestate import SliceOwner
+from ds01.common.slices import SliceOwner, cgroup_of
 from ds01.limits_sync.pendings import Pendings
 from ds01.limits_sync.units import Units
 from ds01.limits_sync.wanted import Account, wanted_units

@@ -2,8 +2,7 @@ from __future__ import annotations
 
 from sync_world import GIB, policy
 
-from ds01.common.slices import UNLIMITED
-from ds01.common.slicestate import SliceOwner
+from ds01.common.slices import UNLIMITED, SliceOwner
 from ds01.limits_sync.wanted import Account, wanted_units
 
 ALICE = SliceOwner(1001, "alice", "student")

@@ -9,8 +9,10 @@ from policy_world import FILE, REFERENCE, built, told
 
 from ds01.common.adapters.yamltree import read_tree
 from ds01.common.policy.build import build
+from ds01.common.policy.compile import compile_policy
 from ds01.common.policy.folder import read_files, read_one
-from ds01.common.policy.tree import Files, Unread
+from ds01.common.policy.read import Draft, GroupDraft, Name
+from ds01.common.policy.tree import Files, Place, Unread
 
 MANY = """\
 default_group: staff
@@ -37,6 +39,13 @@ def test_every_problem_at_once_in_the_order_of_the_files() -> None:
         "1:16:", "4:13:", "5:5:", "6:22:", "8:15:", "9:47:", "10:5:", "11:14:", "13:19:", "14:1:",
     ]  # fmt: skip
     assert built(MANY).compiled is None
+
+
+def test_what_contradicts_itself_is_not_compiled() -> None:
+    draft = Draft(default_group=Name("staff", Place(FILE, 1, 16)), groups={"student": GroupDraft(Place(FILE, 3, 3))})
+    compiled, problems = compile_policy(draft, {}, REFERENCE, FILE)
+    assert compiled is None
+    assert [problem.place.line for problem in problems] == [1]
 
 
 def test_the_order_is_that_of_lines_and_not_of_texts() -> None:
@@ -81,6 +90,9 @@ def test_a_list_that_is_not_utf_8_says_where() -> None:
 
 def test_the_same_files_give_the_same_text() -> None:
     text = "groups: {student: {members: [b, a, c]}, researcher: {unix_groups: [x]}}\nuser_overrides: {b: {memory: 5g}}"
+    compiled = built(text).compiled
+    assert compiled is not None
+    assert compiled["groups"]["student"]["members"] == ["a", "b", "c"]
     assert built(text).text == built(text).text
     assert built(text, {"student": "d\ne\n"}).text == built(text, {"student": "e\n# new\nd\n"}).text
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 from policy_world import policy, told
 
+from ds01.common.adapters.yamltree import read_tree
+from ds01.common.policy.read import read
+
 GROUP = "groups:\n  student:\n    "
 """The next thing stands in line 3, column 5."""
 
@@ -179,6 +182,7 @@ def test_other_names_are_names(name: str) -> None:
         ("groups:\n  staff:\n  guest:\n",
          "3:3: default_group: is absent, and there is no group 'student': write one of guest, staff"),
         ("default_group: no\n", f"1:16: default_group: 'no' {QUOTE} \"no\", with the quotes"),
+        ("default_group: no\ngroups: {a: {}, b: {}}\n", f"1:16: default_group: 'no' {QUOTE} \"no\", with the quotes"),
         ("default_group: [student]\n", "1:16: default_group: is a list: write a name"),
         ("default_group:\n", "1:15: default_group: is empty: write a name"),
         ("student: {}\n", f"1:1: student: is not a key: {REMOVE}"),
@@ -275,3 +279,5 @@ def test_a_file_of_something_else_is_told_soon() -> None:
     assert len(problems) == 101
     assert problems[0] == f"1:1: service0: is not a key: {REMOVE}"
     assert problems[-1] == "100:1: and 19900 more, not told here"
+    _, all_of_them = read(read_tree("f", lines.encode())[0], "f")
+    assert all_of_them[-1].text == "is not a key"
