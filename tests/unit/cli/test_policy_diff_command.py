@@ -75,6 +75,12 @@ def test_members_by_unix_group_are_counted(site: Site) -> None:
     assert "group 'prof' (1 listed: root; 1 by Unix group daemon)" in told
 
 
+def test_who_is_in_an_earlier_group_is_not_counted(site: Site) -> None:
+    site.publish("groups: {a: {unix_groups: [daemon]}, student: {unix_groups: [daemon]}}")
+    told = changed(site, "groups: {a: {unix_groups: [daemon]}, student: {unix_groups: [daemon], max_cpus: 1}}")
+    assert "group 'student' (0 by Unix group daemon; everybody who is in no other)" in told
+
+
 def test_plain_lines_stand_apart_from_values(site: Site) -> None:
     site.publish(OLD)
     told = changed(site, "groups: {student: {max_cpus: 1, memory: 32GiB}}").splitlines()
