@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from ds01.common.limits import Limits, Policies
 from ds01.common.model import EngineFacts
+from ds01.common.quantity import sizes_apart
 from ds01.common.sizes import LABEL, NANO, Asked, ContainerSizes, cpus_to_nano, sizes_for
 from ds01.docker_shim.gpus import cdi_request
 from ds01.docker_shim.model import HealthTimes, Json, Origin, Owner, Reason, Refused, Wish
@@ -150,9 +151,8 @@ def _senseless(wish: Wish) -> Refused | None:
             return _malformed(f"'{flag}' is below 0")
     memory, swap = asked.memory_bytes, asked.memory_swap_bytes
     if memory is not None and swap is not None and swap < memory:
-        return _malformed(
-            f"'--memory-swap' ({_gib(swap)}) is memory and swap together, below the {_gib(memory)} of memory"
-        )
+        more, less = sizes_apart(memory, swap)
+        return _malformed(f"'--memory-swap' ({less}) is memory and swap together, below the {more} of memory")
     if asked.cpus_nano is not None and asked.cpus_nano < MIN_CPUS_NANO:
         return _malformed(f"'--cpus' is {asked.cpus_nano / NANO:g}, and must be 0.01 or more")
     if wish.cpu_shares is not None and not 2 <= wish.cpu_shares <= 262_144:
@@ -172,15 +172,16 @@ def _over_machine(wish: Wish, limits: Limits, engine_cpus: int) -> Refused | Non
 def _over_limits(wish: Wish, held: ContainerSizes, limits: Limits) -> Refused | None:
     asked, most = wish.asked, sizes_for(Asked(), limits, 0)
     for flag, what, requested, limit, shown in (
-        ("--memory", " of memory", asked.memory_bytes, most.memory_bytes, _gib),
-        ("--memory-swap", " of memory and swap", asked.memory_swap_bytes, most.memory_swap_bytes, _gib),
-        ("--memory-reservation", " of memory", wish.memory_reservation_bytes, held.memory_bytes, _gib),
-        ("--cpus", "", asked.cpus_nano, most.cpus_nano, _cpus),
-        ("--pids-limit", "", asked.pids, most.pids, _processes),
-        ("--shm-size", " of shared memory", wish.shm_bytes, limits.shm_bytes, _gib),
+        ("--memory", " of memory", asked.memory_bytes, most.memory_bytes, sizes_apart),
+        ("--memory-swap", " of memory and swap", asked.memory_swap_bytes, most.memory_swap_bytes, sizes_apart),
+        ("--memory-reservation", " of memory", wish.memory_reservation_bytes, held.memory_bytes, sizes_apart),
+        ("--cpus", "", asked.cpus_nano, most.cpus_nano, _both_cpus),
+        ("--pids-limit", "", asked.pids, most.pids, _both_processes),
+        ("--shm-size", " of shared memory", wish.shm_bytes, limits.shm_bytes, sizes_apart),
     ):
         if requested is not None and requested > limit:
-            return _over(flag, shown(requested), what, f"your limit is {shown(limit)}", shown(limit))
+            much, most_text = shown(requested, limit)
+            return _over(flag, much, what, f"your limit is {most_text}", most_text)
     return None
 
 
@@ -275,13 +276,13 @@ def _malformed(message: str) -> Refused:
     return Refused(400, Reason.MALFORMED, message)
 
 
-def _gib(size_bytes: int) -> str:
-    return f"{size_bytes / 2**30:.4g} GiB"
-
-
 def _cpus(nano: int) -> str:
     return f"{nano / NANO:g} CPU{'' if nano == NANO else 's'}"
 
 
-def _processes(count: int) -> str:
-    return f"{count} processes"
+def _both_cpus(requested: int, limit: int) -> tuple[str, str]:
+    return _cpus(requested), _cpus(limit)
+
+
+def _both_processes(requested: int, limit: int) -> tuple[str, str]:
+    return f"{requested} processes", f"{limit} processes"

@@ -63,6 +63,7 @@ class Daemon:
         watch = FolderWatch(self.sync.changed)
         watch.start()
         stack.callback(watch.close)
+        stack.callback(self.sync.close)
         state = await self.sync.start(watch)
         for listener in listen_sockets(os.environ, os.getpid())["limits-sync"]:
             server = VarlinkServer(listener, lambda peer, _: LimitsSyncInterface(peer, self.keeper))

@@ -15,7 +15,7 @@ from ds01.common.errors import PeerRefused, PolicyInvalid
 from ds01.common.limits import Limits, Policy
 from ds01.common.slices import SliceOwner, cgroup_of
 from ds01.common.slicestate import STATE_FILE, read_owners, write_owners
-from ds01.common.unitnames import group_slice, user_slice
+from ds01.common.unitnames import ROOT_SLICE, group_slice, user_slice
 from ds01.limits_sync.units import Units
 from ds01.limits_sync.wanted import Account, wanted_units
 
@@ -105,6 +105,7 @@ class Keeper:
             mine = [owner for owner in self._owners if owner.uid == uid]
             wanted = wanted_units(self._required(), mine, self._accounts, ())
             self._units.want(*(one for one in wanted.values() if one.transient))
+            await self._units.refresh(ROOT_SLICE)
             for owner in mine:
                 await self._units.refresh(group_slice(owner.group))
                 await self._units.refresh(user_slice(owner.group, owner.user, uid))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -14,6 +15,7 @@ from ds01.common.errors import Ds01Error, EngineRefused, Unavailable
 from ds01.common.events import Event, EventLog
 from ds01.common.limits import parse_policy
 from ds01.common.policy.build import Built
+from ds01.common.policy.folder import FOLDER
 from ds01.common.policy.tree import Problem
 from ds01.limits_sync import telling
 from ds01.limits_sync.containers import Containers
@@ -28,6 +30,8 @@ QUIET_S, MOST_S = 0.04, 0.15
 
 HAND_S = 0.3
 RETRY_S = 5.0
+CALM_S = 60.0
+FOLDER_PREFIX = f"{FOLDER}/"
 PENDING_S = 5.0
 """How often memory in use is compared with a limit that waits for it to go down."""
 
@@ -111,6 +115,15 @@ class Sync:
         await self.run_pass()
         return self._state
 
+    def close(self) -> None:
+        """Begin nothing new; what waits is dropped. To be called before the watch is closed."""
+        self._watch = None
+        for timer, _ in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        for task in self._tasks:
+            task.cancel()
+
     async def reload(self) -> None:
         """A pass on request, with a look at every unit."""
         await self.run_pass()
@@ -135,7 +148,7 @@ class Sync:
         self._rejected = ()
         self._accept(built)
         at = time.strftime("%H:%M:%S")
-        self._state = f"the policy read at {at} holds: {_counted(built)}"
+        self._state = f"the policy read at {at} holds: {telling.counted(built.compiled or {})}"
 
     def _accept(self, built: Built) -> None:
         text = built.text
@@ -143,10 +156,8 @@ class Sync:
             self._keeper.policy = parse_policy(text)
             old, self._text = self._text, text
             self._containers.policy_changed()
-            new = _digest(text)
-            self._log.emit(
-                Event("policy.published", f"A new policy holds: {_counted(built)}", old=_digest(old), new=new)
-            )
+            former = json.loads(old) if old else None
+            self._log.emit(telling.published(former, built.compiled or {}, (_digest(old), _digest(text))))
         try:
             self._publisher.publish(text)
         except OSError as exc:
@@ -155,7 +166,8 @@ class Sync:
     def _reject(self, problems: tuple[Problem, ...]) -> None:
         kept = "the last good one holds" if self._keeper.policy is not None else "the strict built-in one holds"
         at, first = time.strftime("%H:%M:%S"), problems[0]
-        self._state = f"REJECTED at {at}, {kept}: {_problems(len(problems))}, first {first}"
+        more = f" and {_problems(len(problems) - 1)} more" if len(problems) > 1 else ""
+        self._state = f"REJECTED at {at}: {str(first).removeprefix(FOLDER_PREFIX)}{more}; {kept}"
         if problems != self._rejected:
             self._log.emit(telling.rejected(problems, kept))
         self._rejected = problems
@@ -238,10 +250,11 @@ class Sync:
 
     async def _verify(self, names: set[str]) -> None:
         await self._units.restore()
-        if "" in names:
-            await self._units.verify_all()
-            return
-        await asyncio.gather(*(self._units.verify(name) for name in names))
+        looked_at = list(self._units.wanted) if "" in names else sorted(names)
+        again = await asyncio.gather(*(self._units.verify(name) for name in looked_at))
+        if any(again):
+            self._hands |= {name for name, later in zip(looked_at, again, strict=True) if later}
+            self._later("calm", CALM_S, self._look_at_hands)
 
     async def _rewatch_soon(self) -> None:
         self._rewatch()
@@ -285,13 +298,6 @@ async def _told(work: Callable[[], Awaitable[None]]) -> None:
 def _uids(slices: Iterable[str]) -> list[int]:
     numbers = (name.removeprefix("user-").removesuffix(".slice") for name in slices)
     return [int(number) for number in numbers if number.isdecimal()]
-
-
-def _counted(built: Built) -> str:
-    compiled = built.compiled or {"groups": {}, "users": {}}
-    members = sum(len(group["members"]) for group in compiled["groups"].values())
-    groups, users = len(compiled["groups"]), len(compiled["users"])
-    return f"{groups} groups, {members} listed members, {users} users with limits of their own"
 
 
 def _problems(count: int) -> str:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ds01.common import quantity
 from ds01.common.events import Event
 from ds01.common.limits import Limits
+from ds01.common.policy.keys import BY_FIELD
+from ds01.common.policy.kinds import show
 from ds01.common.policy.tree import Problem
 from ds01.common.slices import UNLIMITED, PropertyValue
 from ds01.limits_sync.shrink import Pending
@@ -16,7 +19,8 @@ from ds01.limits_sync.wanted import Wanted
 LIMITS = ("CPUQuotaPerSecUSec", "MemoryMax", "MemoryHigh", "TasksMax", "CPUWeight")
 """The properties that carry limits, in the order in which they are told."""
 
-_TOLD_PROBLEMS = 5
+_TOLD_PROBLEMS = _TOLD_CHANGES = 5
+_ABSENT = object()
 
 
 def shown(name: str, value: PropertyValue | None) -> str:
@@ -61,6 +65,68 @@ def restored(wanted: Wanted, found: Mapping[str, PropertyValue] | None, drop_ins
     more = f"; {', '.join(drop_ins)} says otherwise: 'systemctl revert {unit}' removes it" if drop_ins else ""
     text = f"{unit} was changed by hand to {old}; the policy holds again{more}"
     return _of(wanted, "limits.restored", text, old=old, reason=", ".join(drop_ins))
+
+
+def contested(wanted: Wanted) -> Event:
+    """A unit is changed by somebody again and again."""
+    unit = wanted.plan.name
+    text = f"{unit} is changed again and again by somebody else: it is put back only now and then; find out who does it"
+    return _of(wanted, "limits.failed", text, reason="changed again and again")
+
+
+def published(old: Mapping[str, Any] | None, new: Mapping[str, Any], digests: tuple[str, str]) -> Event:
+    """A new policy holds; the first of what is different."""
+    said = changed_values(old, new) if old is not None else []
+    more = f", and {len(said) - _TOLD_CHANGES} more" if len(said) > _TOLD_CHANGES else ""
+    text = "; ".join(said[:_TOLD_CHANGES]) + more if said else counted(new)
+    return Event("policy.published", f"A new policy holds: {text}", old=digests[0], new=digests[1])
+
+
+def changed_values(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What is said otherwise: values of the machine and of groups, groups, members, users with values of their own."""
+    said = _differing("", old["machine"]["limits"], new["machine"]["limits"])
+    for name in {**old["groups"], **new["groups"]}:
+        was, becomes = old["groups"].get(name), new["groups"].get(name)
+        if was is None or becomes is None:
+            said.append(f"group {name} is {'new' if was is None else 'gone'}")
+            continue
+        said += _differing(f"{name} ", was["limits"], becomes["limits"])
+        moved = set(was["members"]) ^ set(becomes["members"])
+        said += [f"members of {name}: {_names(moved)}"] if moved else []
+    users = {**old["users"], **new["users"]}
+    own = {user for user in users if _own(old, user) != _own(new, user)}
+    return [*said, f"limits of their own: {_names(own)}"] if own else said
+
+
+def counted(compiled: Mapping[str, Any]) -> str:
+    """How much a policy says."""
+    members = sum(len(group["members"]) for group in compiled["groups"].values())
+    groups, users = len(compiled["groups"]), len(compiled["users"])
+    return f"{groups} groups, {members} listed members, {users} users with limits of their own"
+
+
+def _own(compiled: Mapping[str, Any], user: str) -> object:
+    return (compiled["users"].get(user) or {}).get("limits")
+
+
+def _differing(whose: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    fields = [field for field in {**old, **new} if old.get(field, _ABSENT) != new.get(field, _ABSENT)]
+    return [f"{whose}{_key(field)} {_shown(field, old)} -> {_shown(field, new)}" for field in fields]
+
+
+def _key(field: str) -> str:
+    return BY_FIELD[field].name if field in BY_FIELD else field
+
+
+def _shown(field: str, values: Mapping[str, Any]) -> str:
+    if field not in values:
+        return "not said"
+    return show(BY_FIELD[field].kind, values[field]) if field in BY_FIELD else str(values[field])
+
+
+def _names(names: set[str]) -> str:
+    told = sorted(names)[:_TOLD_CHANGES]
+    return ", ".join(told) + (f" and {len(names) - len(told)} more" if len(names) > len(told) else "")
 
 
 def shrinking(wanted: Wanted, pending: Pending, used_bytes: int) -> Event:

@@ -21,6 +21,8 @@ from ds01.limits_sync.shrink import settle
 from ds01.limits_sync.telling import LIMITS
 from ds01.limits_sync.wanted import Wanted
 
+PUT_BACK_A_MINUTE = 5
+
 _logger = logging.getLogger(__name__)
 
 
@@ -31,6 +33,7 @@ class Manager(Protocol):
     async def set_properties(self, unit: str, properties: Mapping[str, PropertyValue]) -> None: ...
     async def properties(self, unit: str, names: Iterable[str]) -> dict[str, PropertyValue]: ...
     async def drop_ins(self, unit: str) -> list[str]: ...
+    async def is_active(self, unit: str) -> bool: ...
 
 
 class Kernel(Protocol):
@@ -60,6 +63,7 @@ class Units:
         self._clock = clock
         self._set: dict[str, dict[str, PropertyValue]] = {}
         self._locks: dict[str, asyncio.Lock] = {}
+        self._put_back: dict[str, list[float]] = {}
 
     def want(self, *units: Wanted) -> None:
         """Add units, or replace what is wanted of them."""
@@ -100,28 +104,38 @@ class Units:
                 have = self._set[name] = await self._systemd.properties(name, LIMITS)
             return await self._settle(wanted, have, tells)
 
-    async def verify(self, name: str) -> None:
-        """Look at a unit that somebody may have changed, and put it back. Raises `Unavailable`."""
+    async def verify(self, name: str) -> bool:
+        """Look at a unit that somebody may have changed, and put it back; True if that has to be done again later.
+
+        Raises `Unavailable`.
+        """
         wanted, before = self.wanted.get(name), self._set.get(name)
         if wanted is None or before is None:
-            return
+            return False
         found = await self._systemd.properties(name, LIMITS)
         if self._set.get(name) is not before:
-            return  # it was set by us meanwhile
-        if not found:  # a service that is not installed, or a login slice that has ended
-            self._set.pop(name, None)
-            return
+            return False  # it was set by us meanwhile
+        if not found or not await self._systemd.is_active(name):
+            self._set.pop(name, None)  # an ended session, a service that is not there: it is set when it is seen again
+            return False
         if all(found.get(key) == value for key, value in before.items()):
-            return
+            return False
+        if not self._may_put_back(name):
+            return True
         self._set[name] = found
         other = {key: value for key, value in found.items() if before.get(key, value) != value}
         drop_ins = [path for path in await self._systemd.drop_ins(name) if path.startswith("/etc/")]
         await self.refresh(name, tells=False)
         self._log.emit(telling.restored(wanted, other, drop_ins))
+        return False
 
-    async def verify_all(self) -> None:
-        """Look at every unit. Raises `Unavailable`."""
-        await asyncio.gather(*(self.verify(name) for name in list(self.wanted)))
+    def _may_put_back(self, name: str) -> bool:
+        """Somebody else may be at it just as stubbornly: a few times a minute are enough."""
+        now = self._clock()
+        times = self._put_back[name] = [at for at in self._put_back.get(name, []) if now - at < 60] + [now]
+        if len(times) == PUT_BACK_A_MINUTE + 1:
+            self._log.emit(telling.contested(self.wanted[name]))
+        return len(times) <= PUT_BACK_A_MINUTE
 
     async def restore(self) -> None:
         """Make again what was stopped by hand, parents first. Raises `Unavailable`."""

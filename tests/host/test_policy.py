@@ -118,6 +118,7 @@ def test_every_way_to_save_is_seen(host: RunningHost, way: str) -> None:
     try:
         host.root(arrange)
         host.root(["systemctl", "reload", SYNC])
+        time.sleep(0.5)  # what was arranged has been seen: from here on the act alone can be
         assert has(host, ALICE, MemoryMax=5 * GIB)
         host.root(act)
         eventually(lambda: has(host, ALICE, MemoryMax=3 * GIB), "what was saved holds")

@@ -68,7 +68,7 @@ def test_a_service_has_no_capability_and_comes_back_for_ever(host: RunningHost, 
 @pytest.mark.parametrize("name", DAEMONS)
 def test_a_daemon_is_watched_and_restarts_in_steps(host: RunningHost, name: str) -> None:
     wanted = {
-        "Type": "notify",
+        "Type": "notify-reload" if name == "ds01-limits-sync" else "notify",
         "WatchdogUSec": "30s",
         "Restart": "always",
         "RestartUSec": "100ms",
@@ -101,6 +101,9 @@ def test_no_burst_of_clients_closes_a_socket(host: RunningHost, name: str) -> No
         ("/run/cdi", "root:root 755 directory"),
         ("/var/lib/ds01", "root:root 700 directory"),
         ("/etc/ds01", "root:root 755 directory"),
+        ("/etc/ds01/groups", "root:root 755 directory"),
+        ("/etc/ds01/resource-limits.yaml", "root:root 644 regular file"),
+        ("/var/lib/ds01/policy.json", "root:root 600 regular file"),
     ],
 )
 def test_who_reaches_a_path(host: RunningHost, path: str, owner_and_mode: str) -> None:
@@ -164,6 +167,24 @@ def test_a_container_that_nobody_placed_is_capped_and_not_root(host: RunningHost
         host.root([*engine, "rm", "--force", container])
     assert cgroup == f"0::/docker.slice/docker-unmanaged.slice/docker-{container}.scope"
     assert int(owner) >= 100000
+
+
+@pytest.mark.parametrize("name", ["ds01-boot", "ds01-limits-sync", "ds01-gpu-allocator"])
+def test_who_looks_at_device_nodes_opens_none(host: RunningHost, name: str) -> None:
+    assert show(host, f"{name}.service", "PrivateDevices", "DevicePolicy", "DeviceAllow") == {
+        "PrivateDevices": "no",
+        "DevicePolicy": "closed",
+        "DeviceAllow": "char-rtc r",  # by ProtectClock=
+    }
+
+
+@pytest.mark.parametrize("unit", ["user-1001.slice", "user-0.slice", "cron.service"])
+def test_what_is_set_at_run_time_wins_over_what_is_shipped(host: RunningHost, unit: str) -> None:
+    """Drop-ins are sorted by name, whichever folder they are in, and systemd calls its own 50-PROPERTY.conf."""
+    names = [path.rpartition("/")[2] for path in show(host, unit, "DropInPaths")["DropInPaths"].split()]
+    ours = [name for name in names if name.endswith("-ds01.conf")]
+    assert ours
+    assert max(ours) < "50-"
 
 
 # --- the device gate ----------------------------------------------------------------------------------------------

@@ -72,6 +72,10 @@ class Systemd:
         assert isinstance(found, dict)
         return {name: found[name].value for name in names if name in found}
 
+    async def is_active(self, unit: str) -> bool:
+        """Whether it runs now; what an inactive unit will have is decided when it is loaded again."""
+        return await self._get(unit, "Unit", "ActiveState") == "active"
+
     async def drop_ins(self, unit: str) -> list[str]:
         """The files that add to the unit."""
         found = await self._get(unit, "Unit", "DropInPaths")

@@ -58,7 +58,9 @@ def read_tree(file: str, untrusted: bytes) -> tuple[Node | None, list[Problem]]:
 
 
 def _syntax(file: str, text: str, exc: Any) -> Problem:
-    mark = exc.problem_mark or exc.context_mark
+    # What is found at the end of a quoted text or of a key went wrong where it began.
+    scanning = str(exc.context or "").startswith("while scanning") and exc.context_mark is not None
+    mark = exc.context_mark if scanning else exc.problem_mark or exc.context_mark
     place = Place(file, mark.line + 1, mark.column + 1) if mark else Place(file)
     said = ", ".join(part for part in (exc.problem, exc.context) if part)
     lines = text.splitlines()

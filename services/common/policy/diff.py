@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ds01.common.errors import PolicyInvalid
-from ds01.common.limits import Exemption, MachineLimits, Policy, derived, parse_policy
+from ds01.common.limits import Exemption, Policy, derived, parse_policy
 from ds01.common.policy.keys import KEYS
 from ds01.common.policy.kinds import JsonValue
 
@@ -52,6 +52,11 @@ class Compiled:
     groups: Mapping[str, Values]
     users: Mapping[str, Values]
 
+    @property
+    def names(self) -> set[str]:
+        """Everybody whom it calls by name."""
+        return {*self.users, *(name for group in self.policy.groups.values() for name in group.members)}
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -62,6 +67,9 @@ class Change:
     new: Said | None
 
 
+Changes = tuple[Change, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class UserChange:
     """What changes for one user. The groups differ where he moves."""
@@ -69,7 +77,7 @@ class UserChange:
     user: str
     old_group: str
     new_group: str
-    changes: tuple[Change, ...]
+    changes: Changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,28 +87,22 @@ class Difference:
     default_group: tuple[str, str]
     groups_gone: tuple[str, ...]
     groups_new: tuple[str, ...]
-    groups: Mapping[str, tuple[Change, ...]]
+    groups: Mapping[str, Changes]
     users: tuple[UserChange, ...]
-    machine: tuple[Change, ...]
+    machine: Changes
     exemptions_gone: tuple[Exemption, ...]
     exemptions_new: tuple[Exemption, ...]
-
-    @property
-    def is_empty(self) -> bool:
-        """Nothing changes for anybody."""
-        lists = (self.groups_gone, self.groups_new, self.groups, self.users, self.machine)
-        exemptions = (self.exemptions_gone, self.exemptions_new)
-        return self.default_group[0] == self.default_group[1] and not any((*lists, *exemptions))
 
 
 def read_compiled(untrusted_text: str) -> Compiled:
     """A compiled policy from its JSON text. Raises `PolicyInvalid`."""
     policy = parse_policy(untrusted_text)
     raw = json.loads(untrusted_text)
+    field = "jobs.memory_high_bytes"
+    high = {field: Said(policy.machine.jobs.memory_high_bytes, _FOLLOWS[field])}
     try:
-        groups = {name: _values(layer) for name, layer in raw["groups"].items()}
-        users = {name: _values(layer) for name, layer in raw["users"].items()}
-        return Compiled(policy, _machine(_values(raw["machine"]), policy.machine), groups, users)
+        groups, users = ({name: _values(layer) for name, layer in raw[part].items()} for part in ("groups", "users"))
+        return Compiled(policy, _sorted({**high, **_values(raw["machine"])}), groups, users)
     except (KeyError, TypeError, AttributeError) as exc:
         raise PolicyInvalid(f"the compiled policy has no origins: {type(exc).__name__}: {exc}") from exc
 
@@ -134,25 +136,18 @@ def compare(old: Compiled, new: Compiled, unix_groups: Mapping[str, frozenset[st
 
 def compare_user(old: Compiled, new: Compiled, user: str, unix_groups: frozenset[str]) -> UserChange:
     """What changes for one user, whatever the reason."""
-    groups = [compiled.policy.group_of(user, unix_groups) for compiled in (old, new)]
-    differing = changes(values_in(old, groups[0], user), values_in(new, groups[1], user))
-    return UserChange(user, groups[0], groups[1], differing)
+    was, becomes = (compiled.policy.group_of(user, unix_groups) for compiled in (old, new))
+    return UserChange(user, was, becomes, changes(values_in(old, was, user), values_in(new, becomes, user)))
 
 
-def changes(old: Values, new: Values) -> tuple[Change, ...]:
+def changes(old: Values, new: Values) -> Changes:
     """The values that differ, in the order of the keys. An origin that moved is no change."""
     found = (Change(field, old.get(field), new.get(field)) for field in _sorted({**old, **new}))
     return tuple(one for one in found if one.old is None or one.new is None or one.old.value != one.new.value)
 
 
-def named_users(compiled: Compiled) -> set[str]:
-    """Everybody whom the policy calls by name."""
-    listed = (name for group in compiled.policy.groups.values() for name in group.members)
-    return {*listed, *compiled.users}
-
-
 def _users(old: Compiled, new: Compiled, unix_groups: Mapping[str, frozenset[str]]) -> Iterable[UserChange]:
-    for user in sorted({*named_users(old), *named_users(new), *unix_groups}):
+    for user in sorted({*old.names, *new.names, *unix_groups}):
         found = compare_user(old, new, user, unix_groups.get(user, frozenset()))
         has_own = user in old.users or user in new.users
         if found.old_group != found.new_group or (has_own and found.changes):
@@ -160,16 +155,10 @@ def _users(old: Compiled, new: Compiled, unix_groups: Mapping[str, frozenset[str
 
 
 def _values(layer: Mapping[str, Any]) -> dict[str, Said]:
-    origins = layer["origins"]
     frozen = {field: tuple(value) if isinstance(value, list) else value for field, value in layer["limits"].items()}
-    return _sorted({field: Said(value, str(origins[field])) for field, value in frozen.items()})
+    return _sorted({field: Said(value, str(layer["origins"][field])) for field, value in frozen.items()})
 
 
-def _machine(said: dict[str, Said], machine: MachineLimits) -> dict[str, Said]:
-    field = "jobs.memory_high_bytes"
-    return _sorted({field: Said(machine.jobs.memory_high_bytes, _FOLLOWS[field]), **said})
-
-
-def _sorted(said: Mapping[str, Said]) -> dict[str, Said]:
+def _sorted(said: Values) -> dict[str, Said]:
     """In the order of the list of keys; folders, which are no keys, last."""
     return dict(sorted(said.items(), key=lambda item: (_ORDER.get(item[0], len(_ORDER)), item[0])))

@@ -1,13 +1,14 @@
 """The predecessor's YAML into ours, with a comment beside each line that reads differently now. Pure.
 
-What can't be carried is told with its place and the reason. The old names and units live here and nowhere else.
+What can't be carried is told with its place and the reason. The old names and units live here and nowhere else. What is
+ours already, in a file that was changed by half, stays.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -17,7 +18,7 @@ from ds01.common.policy.kinds import Kind, parse_until
 from ds01.common.policy.read import Name
 from ds01.common.policy.tree import Map, Node, Pair, Place, Problem, Scalar, Seq, kind_of, shown
 from ds01.common.policy.values import read_value
-from ds01.common.quantity import KIB, number
+from ds01.common.quantity import number, parse_size, size_text
 
 HEADER = "# Made by 'ds01 policy migrate' from the predecessor's files."
 
@@ -31,8 +32,8 @@ _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 _DOCKER_SIZE = re.compile(r"([0-9.]+)\s*([kmgt])b", re.IGNORECASE)
 _NULLS = ("null", "Null", "NULL", "~", "unlimited", "")
 _FLAGS = {"yes": "true", "on": "true", "true": "true", "no": "false", "off": "false", "false": "false"}
-_SAFE = re.compile(r"[A-Za-z][A-Za-z0-9._@+-]*")
-_NOT_WORDS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
+_SAFE = re.compile(r"(?!(?i:y|n|yes|no|on|off|true|false|null)$)[A-Za-z][A-Za-z0-9._@+-]*")
+"""What every YAML reader takes for a word."""
 
 _STORAGE = "homes and data have no quota here; max_disk limits what containers, images and volumes use"
 _OWNERS = "a container has its owner's limits here, whatever started it"
@@ -53,6 +54,10 @@ _DROPPED = {
     "bare_metal_access": _ADMINS, "access_control": _ADMINS,
     "gpu_allocation": "GPUs and MIG instances are found as they are", "advanced": _INERT, "wizard": _INERT,
 }  # fmt: skip
+_OURS = {"unix_groups", "binds", "exemptions", *keys.SECTIONS, *(key.name for key in keys.BUDGETS)} - {
+    "aggregate", "policies"
+}  # fmt: skip
+"""Words that the predecessor did not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,28 +97,34 @@ def migrate(old: Old) -> Migrated:
     return Migrated("\n".join([HEADER, *(lines or ["{}"])]) + "\n", tuple(sorted(migrator.notes)))
 
 
+def is_ours(root: Node | None) -> bool:
+    """Whether a file, right or not, has what only ours has, and nothing that only the predecessor's had."""
+    layers = [_pairs(root), _pairs(_value_of(root, "defaults"))]
+    own = [_pairs(pair.value) for pair in _pairs(_value_of(root, "user_overrides"))]
+    layers += [*own, *(_pairs(pair.value) for pair in _pairs(_value_of(root, "groups")))]
+    words = {pair.key.text for layer in layers for pair in layer}
+    words |= {f"{pair.key.text}.{inner.key.text}" for layer in layers for pair in layer for inner in _pairs(pair.value)}
+    has_ours = bool(words & _OURS) or any(_is_our_time(pair) for layer in own for pair in layer)
+    return has_ours and not any(_is_theirs(word) for word in words)
+
+
 class _Migrator:
     def __init__(self, old: Old) -> None:
         self.old = old
         self.notes: list[Problem] = []
 
     def run(self) -> list[str]:
-        top = {pair.key.text: pair for pair in self._map(self.old.root, "")}
-        lines: list[str] = []
-        if "default_group" in top and isinstance(top["default_group"].value, Scalar):
-            lines += ["", f"default_group: {_word(top['default_group'].value.text)}"]
-        if "defaults" in top:
-            lines += ["", "defaults:", *_written(self._layer(top["defaults"].value, "defaults", "user"), "  ")]
-        lines += self._groups(top["groups"].value if "groups" in top else None)
-        lines += self._users(top.get("user_overrides"))
+        root, structure = self.old.root, ("default_group", "defaults", "groups", "user_overrides")
+        pairs = self._map(root, "")
+        default = _value_of(root, "default_group")
+        lines = ["", f"default_group: {_word(default.text)}"] if isinstance(default, Scalar) else []
+        defaults = self._layer(self._map(_value_of(root, "defaults"), "defaults"), "defaults", "user")
+        lines += ["", "defaults:", *_written(defaults, "  ")] if defaults else []
+        lines += self._groups(_value_of(root, "groups"))
+        lines += self._users(_value_of(root, "user_overrides"))
         lines += self._exemptions()
-        if "policies" in top:
-            policies = self._section(top["policies"].value, "policies", "", "machine")
-            lines += ["", *_written(policies, "")] if policies else []
-        for name, pair in top.items():
-            if name not in ("default_group", "defaults", "groups", "user_overrides", "policies"):
-                self._not_carried(pair.key.place, name, _DROPPED.get(name, "nothing here has this section"))
-        return lines
+        machine = self._layer([pair for pair in pairs if pair.key.text not in structure], "", "machine")
+        return [*lines, "", *_written(machine, "")] if machine else lines
 
     def _groups(self, groups: Node | None) -> list[str]:
         lines = ["", "groups:"] if _pairs(groups) else []
@@ -122,34 +133,33 @@ class _Migrator:
             name, path = pair.key.text, f"groups.{pair.key.text}"
             lines.append(f"  {_word(name)}:")
             lines += self._members(name, pair.value, taken)
-            lines += _written(self._layer(pair.value, path, "group"), "    ")
-            if not any(inner.key.text == "aggregate" for inner in _pairs(pair.value)):
+            lines += _listed("unix_groups", (one.text for one in self._names(pair.value, path, "unix_groups")))
+            lines += _written(self._layer(self._map(pair.value, path), path, "group"), "    ")
+            if _value_of(pair.value, "aggregate") is None:
                 text = "had no limits of all containers together; here they follow from max_containers_per_user, unless"
                 self._note(pair.key.place, path, f"{text} 'aggregate' says otherwise")
-        known = {pair.key.text for pair in _pairs(groups)}
         for name, listed in self.old.members.items():
-            if name not in known:
-                place = Place(listed[0].place.file) if listed else Place(f"groups/{name}.members")
+            if _value_of(groups, name) is None:
+                place = Place(listed[0].place.file if listed else f"groups/{name}.members")
                 self._not_carried(place, "", f"there is no group '{name}': do not copy the file to /etc/ds01/groups")
         return lines
 
     def _members(self, group: str, node: Node, taken: dict[str, str]) -> list[str]:
-        named: dict[str, None] = {}
-        for name in (*self._names(node, f"groups.{group}", "members"), *self.old.members.get(group, ())):
+        path, kept = f"groups.{group}", []
+        for name in (*self._names(node, path, "members"), *self.old.members.get(group, ())):
             first = taken.setdefault(name.text, group)
-            if first != group:
-                self._not_carried(
-                    name.place, f"groups.{group}.members", f"'{name.text}' is in '{first}', which decided"
-                )
+            if first == group:
+                kept.append(name.text)
             else:
-                named[name.text] = None
-        return ["    members:", *(f"      - {_word(name)}" for name in named)] if named else []
+                self._not_carried(name.place, f"{path}.members", f"'{name.text}' is in '{first}', which decided")
+        return _listed("members", dict.fromkeys(kept))
 
-    def _users(self, inline: Pair | None) -> list[str]:
+    def _users(self, inline: Node | None) -> list[str]:
         layers: dict[str, _Layer] = {}
-        for node in (inline.value if inline else None, self.old.overrides):
+        for node in (inline, self.old.overrides):
             for pair in self._map(node, "user_overrides"):
-                found = self._layer(pair.value, f"user_overrides.{pair.key.text}", "user")
+                path = f"user_overrides.{pair.key.text}"
+                found = self._layer(self._map(pair.value, path), path, "user")
                 layers[pair.key.text] = {**layers.get(pair.key.text, {}), **found}
         lines = ["", "user_overrides:  # lie on the group's values now; they used to take their place"]
         for user, layer in layers.items():
@@ -161,50 +171,34 @@ class _Migrator:
         for node in _items(_value_of(self.old.exemptions, "exemptions")):
             said = {pair.key.text: pair.value.text for pair in _pairs(node) if isinstance(pair.value, Scalar)}
             of = [name.text.removesuffix("_h") for name in self._names(node, "exemptions", "exempt_from")]
-            until = said.get("expires_on", "")
             try:
-                end = UNLIMITED if until in _NULLS else _quoted(parse_until(until))
+                lines += _exemption(said, of)
             except ValueError as exc:
                 self._not_carried(node.place, "exemptions", str(exc))
-                continue
-            if not said.get("username") or not of or not set(of) <= set(keys.EXEMPT_FROM):
-                self._not_carried(node.place, "exemptions", "it needs a username and what he is exempt from")
-                continue
-            lines += [
-                f"  - user: {_word(said['username'])}",
-                f"    from: [{', '.join(of)}]",
-                f"    until: {end}",
-                f"    why: {_quoted(_why(said))}",
-            ]
         return ["", "exemptions:", *lines] if lines else []
 
-    def _layer(self, node: Node, path: str, layer: str) -> _Layer:
-        found: _Layer = {}
-        for pair in self._map(node, path):
-            name = pair.key.text
-            if name in ("aggregate", "policies"):
-                self._section(pair.value, name, path, layer, found)
-            elif name != "members":
-                self._carry(pair, name, path, layer, found)
-        migs = found.get("max_mig_instances")
-        if migs is not None:
-            self._tell_migs(migs, path, found)
+    def _layer(
+        self, pairs: Iterable[Pair], path: str, layer: str, section: str = "", into: _Layer | None = None
+    ) -> _Layer:
+        found: _Layer = {} if into is None else into
+        for pair in pairs:
+            name = f"{section}.{pair.key.text}" if section else pair.key.text
+            where = f"{path}.{name}" if path else name
+            if name in keys.SECTIONS:
+                self._layer(self._map(pair.value, where), path, layer, name, found)
+            elif name not in ("members", "unix_groups"):
+                self._carry(pair, name, where, layer, found)
+        if "max_mig_instances" in found and not section:
+            self._tell_migs(found["max_mig_instances"], path, found)
         return found
 
-    def _section(self, node: Node, section: str, path: str, layer: str, found: _Layer | None = None) -> _Layer:
-        found = {} if found is None else found
-        for pair in self._map(node, f"{path}.{section}" if path else section):
-            self._carry(pair, f"{section}.{pair.key.text}", path, layer, found)
-        return found
-
-    def _carry(self, pair: Pair, old_name: str, path: str, layer: str, found: _Layer) -> None:
-        where = f"{path}.{old_name}" if path else old_name
-        suffix = _UNIT.fullmatch(old_name)
-        stem, unit = (suffix[1], suffix[2][0]) if suffix else (old_name, "")
+    def _carry(self, pair: Pair, old_name: str, where: str, layer: str, found: _Layer) -> None:
+        stem, unit = _parted(old_name)
         key = keys.BY_NAME.get(_NAMES.get(stem, stem))
         try:
             if key is None or stem in _DROPPED:
-                raise ValueError(_DROPPED.get(stem, "nothing here has this key"))
+                here = "is in today's format: copy it by hand" if stem in _OURS else "nothing here has this key"
+                raise ValueError(_DROPPED.get(stem, here))
             if key.name not in keys.allowed(layer):
                 raise ValueError(f"{key.name} does not stand here: it belongs in {key.place}")
             text, was = _converted(key, pair.value, unit)
@@ -242,19 +236,34 @@ class _Migrator:
         return _pairs(node)
 
     def _names(self, node: Node, path: str, key: str) -> list[Name]:
-        found = []
-        for item in _items(_value_of(node, key)):
-            if isinstance(item, Scalar):
-                found.append(Name(item.text, item.place))
-            else:
+        items = _items(_value_of(node, key))
+        for item in items:
+            if not isinstance(item, Scalar):
                 self._not_carried(item.place, f"{path}.{key}", f"is {kind_of(item)}, where a word was expected")
-        return found
+        return [Name(item.text, item.place) for item in items if isinstance(item, Scalar)]
 
     def _not_carried(self, place: Place, path: str, why: str) -> None:
         self._note(place, path, f"not carried: {why}")
 
     def _note(self, place: Place, path: str, text: str) -> None:
         self.notes.append(Problem(place, path, text))
+
+
+def _parted(name: str) -> tuple[str, str]:
+    """`idle_timeout`, `h` of `idle_timeout_h`; no unit where the name has none."""
+    suffix = _UNIT.fullmatch(name)
+    return (suffix[1], suffix[2][0]) if suffix else (name, "")
+
+
+def _is_theirs(word: str) -> bool:
+    stem, unit = _parted(word)
+    return stem in _DROPPED or stem in _NAMES or (unit != "" and stem in keys.BY_NAME)
+
+
+def _is_our_time(pair: Pair) -> bool:
+    """`max_runtime: 96h`, not `max_runtime: 96`."""
+    key, text = keys.BY_NAME.get(pair.key.text), pair.value.text if isinstance(pair.value, Scalar) else ""
+    return key is not None and key.kind is Kind.DURATION and text not in _NULLS and not _NUMBER.fullmatch(text)
 
 
 def _converted(key: Key, node: Node, unit: str) -> tuple[str, str]:
@@ -276,7 +285,9 @@ def _with_unit(key: Key, text: str, unit: str) -> str:
         case Kind.DURATION if bare:
             return f"{text}{unit or 'h'}"
         case Kind.SIZE if bare:
-            return _bytes_text(int(Fraction(text)))
+            size = int(Fraction(text))
+            short = size_text(size).replace(" ", "")
+            return short if size >= 1024 and parse_size(short) == size else f"{size}b"
         case Kind.SIZE:
             return _DOCKER_SIZE.sub(r"\1\2", text)
         case Kind.PERCENT if bare:
@@ -289,13 +300,6 @@ def _with_unit(key: Key, text: str, unit: str) -> str:
         case Kind.FLAG:
             return _FLAGS.get(text.lower(), text)
     return text
-
-
-def _bytes_text(size: int) -> str:
-    for unit, one in (("GiB", KIB**3), ("MiB", KIB**2), ("KiB", KIB)):
-        if size >= one and size % one == 0:
-            return f"{size // one}{unit}"
-    return f"{size}b"
 
 
 def _written(layer: _Layer, indent: str) -> list[str]:
@@ -311,12 +315,25 @@ def _written(layer: _Layer, indent: str) -> list[str]:
     return lines
 
 
-def _why(said: Mapping[str, str]) -> str:
-    by = " ".join(
-        f"{word} {said[name]}" for word, name in (("by", "approved_by"), ("on", "approved_on")) if name in said
-    )
-    reason = said.get("reason") or "as in the old system"
-    return f"{reason} (approved {by})" if by else reason
+def _listed(word: str, names: Iterable[str]) -> list[str]:
+    lines = [f"      - {_word(name)}" for name in names]
+    return [f"    {word}:", *lines] if lines else []
+
+
+def _exemption(said: Mapping[str, str], of: list[str]) -> list[str]:
+    """The lines of one. Raises ValueError with the reason why it can't be."""
+    until = said.get("expires_on", "")
+    end = UNLIMITED if until in _NULLS else _quoted(parse_until(until))
+    if not said.get("username") or not of or not set(of) <= set(keys.EXEMPT_FROM):
+        raise ValueError("it needs a username and what he is exempt from")
+    by = [f"{word} {said[name]}" for word, name in (("by", "approved_by"), ("on", "approved_on")) if name in said]
+    why = (said.get("reason") or "as in the old system") + (f" (approved {' '.join(by)})" if by else "")
+    return [
+        f"  - user: {_word(said['username'])}",
+        f"    from: [{', '.join(of)}]",
+        f"    until: {end}",
+        f"    why: {_quoted(why)}",
+    ]
 
 
 def _lower(one: str, other: str) -> bool:
@@ -337,12 +354,8 @@ def _value_of(node: Node | None, name: str) -> Node | None:
 
 def _word(text: str) -> str:
     """A name as every YAML reader takes it for a name."""
-    return text if _SAFE.fullmatch(text) and text.lower() not in _NOT_WORDS else _quoted(text)
+    return text if _SAFE.fullmatch(text) else _quoted(text)
 
 
 def _quoted(text: str) -> str:
-    return json.dumps(_printable(text), ensure_ascii=False)
-
-
-def _printable(text: str) -> str:
-    return "".join(char if char.isprintable() else " " for char in text)
+    return json.dumps("".join(char if char.isprintable() else " " for char in text), ensure_ascii=False)

@@ -70,6 +70,7 @@ class FakeSystemd:
     sessions: list[str] = field(default_factory=list)
     calls: list[tuple[str, dict[str, PropertyValue]]] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
+    inactive: set[str] = field(default_factory=set)
     broken: bool = False
 
     async def ensure_slice(self, plan: SlicePlan) -> bool:
@@ -89,6 +90,9 @@ class FakeSystemd:
             return {}
         known = self.units.get(unit, {})
         return {name: known.get(name, 2**64 - 1) for name in names}
+
+    async def is_active(self, unit: str) -> bool:
+        return unit in self.units and unit not in self.inactive
 
     async def drop_ins(self, unit: str) -> list[str]:
         return self.drop_in_paths.get(unit, [])

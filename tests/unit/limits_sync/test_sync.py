@@ -92,6 +92,7 @@ class World:
             try:
                 await story()
             finally:
+                self.sync.close()
                 watch.close()
 
         asyncio.run(main())
@@ -281,6 +282,16 @@ def test_memory_that_is_let_go_ends_the_wait(world: World) -> None:
         assert world.pendings.names == []
 
     world.tell(story)
+
+
+def test_what_waits_at_the_end_is_dropped(world: World) -> None:
+    async def story() -> None:
+        world.save(HALF)
+        world.sync.reloaded()
+        await asyncio.sleep(0.02)
+
+    world.tell(story)
+    assert not world.sync._timers
 
 
 def test_systemd_that_fails_is_tried_again(world: World) -> None:

@@ -154,8 +154,31 @@ def test_what_was_changed_by_hand_is_put_back_and_said(world: World) -> None:
 
 
 def test_what_is_as_it_should_be_is_no_event(world: World) -> None:
-    run(world.units.verify_all())
+    run(world.units.verify(ALICES))
     assert (world.systemd.calls, world.journal.names()) == ([], [])
+
+
+def test_a_unit_that_is_not_active_is_nobodys_business_until_it_is_seen_again(world: World) -> None:
+    """What was set of it may lose against a file when it is loaded; setting it now would go on for ever."""
+    world.systemd.inactive.add("ds01.slice")
+    world.systemd.units["ds01.slice"]["MemoryMax"] = GIB
+    run(world.units.verify("ds01.slice"))
+    assert (world.systemd.calls, world.journal.names()) == ([], [])
+    world.systemd.inactive.clear()
+    run(world.units.refresh("ds01.slice"))
+    assert world.systemd.units["ds01.slice"]["MemoryMax"] != GIB
+
+
+def test_nobody_quarrels_for_ever(world: World) -> None:
+    again = []
+    for _ in range(8):
+        world.systemd.units[ALICES]["MemoryMax"] = GIB
+        again.append(run(world.units.verify(ALICES)))
+    assert again == [False] * 5 + [True] * 3
+    assert world.journal.names() == ["limits.restored"] * 5 + ["limits.failed"]
+    world.clock.now += 60
+    assert not run(world.units.verify(ALICES))
+    assert world.memory() == 64 * GIB
 
 
 def test_what_was_stopped_by_hand_is_made_again(world: World) -> None:

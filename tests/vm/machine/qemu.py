@@ -69,7 +69,7 @@ def boot(places: VmPlaces, accel: Accel, door: Path) -> subprocess.Popen[bytes]:
 
 
 def _command(places: VmPlaces, accel: Accel, door: Path) -> list[str]:
-    machine = ["-accel", accel, "-cpu", "max", "-smp", str(_CPUS), "-m", str(_MEMORY_MIB)]
+    machine = ["-accel", accel, "-cpu", "max,-monitor", "-smp", str(_CPUS), "-m", str(_MEMORY_MIB)]
     bare = ["-nodefaults", "-nographic", "-no-reboot", "-serial", "stdio"]
     system = ["-kernel", str(places.kernel), "-initrd", str(places.initrd), "-append", _APPEND]
     way_in = ["-device", "virtio-serial-pci", "-device", "virtserialport,chardev=door,name=door"]
