@@ -1,4 +1,4 @@
-# What one types: install, uninstall (as root, on a server); check, unit, host, test, demo, bench, soak (in a checkout).
+# What one types: install, uninstall (as root, on a server); check, unit, host, vm, test, demo, bench, soak (in a checkout).
 PYTHON ?= python3
 DS01_CACHE ?= /var/cache/ds01
 export DS01_CACHE
@@ -7,12 +7,12 @@ export PYTHONDONTWRITEBYTECODE = 1
 venv = $(shell $(PYTHON) .ci/devenv.py path)
 py = $(venv)/bin/python
 pytest = PYTHONPATH=build/typing $(py) -m pytest
-shell_files = demo test .ci/run .ci/bootstrap.sh $(wildcard tests/host/images/site/usr/local/lib/testhost/*) tests/host/images/make-images $(wildcard tests/fakenvml/nvidia-cdi-hook)
+shell_files = demo test .ci/run .ci/bootstrap.sh tests/vm/init $(wildcard tests/host/images/site/usr/local/lib/testhost/*) tests/host/images/make-images $(wildcard tests/fakenvml/nvidia-cdi-hook)
 python_files = services cli packaging tests .ci
 
 pages = PYTHONPATH=build/typing $(py) packaging/pages.py
 
-.PHONY: pages install uninstall check unit host test demo bench soak host-image lock devenv typing clean
+.PHONY: pages install uninstall check unit host vm test demo bench soak host-image vm-image lock devenv typing clean
 
 install:
 	$(PYTHON) packaging/installer.py install
@@ -30,11 +30,12 @@ typing:
 	@ln -s ../../../cli build/typing/ds01/cli
 
 check: devenv typing
-	$(py) -m ruff check $(python_files) tests/host/testhost
-	$(py) -m ruff format --check $(python_files) tests/host/testhost
+	$(py) -m ruff check $(python_files) tests/host/testhost tests/vm/testvm
+	$(py) -m ruff format --check $(python_files) tests/host/testhost tests/vm/testvm
 	cd build/typing && MYPYPATH=. $(py) -m mypy --strict --explicit-package-bases -p ds01
 	MYPYPATH=packaging $(py) -m mypy --strict packaging/installer.py packaging/ds01_installer
 	MYPYPATH=tests/host $(py) -m mypy --strict --explicit-package-bases tests/host/lib
+	MYPYPATH=tests/host:tests/vm $(py) -m mypy --strict --explicit-package-bases tests/vm/machine
 	$(pytest) tests/unit/test_architecture.py
 	shellcheck $(shell_files)
 
@@ -52,7 +53,10 @@ unit: devenv typing
 host: devenv typing
 	$(pytest) tests/host --ignore=tests/host/soak --timeout=300 --junit-xml=build/reports/host.xml
 
-test: unit host
+vm: devenv typing
+	$(pytest) tests/vm --timeout=900 --junit-xml=build/reports/vm.xml
+
+test: unit host vm
 
 demo:
 	./demo
@@ -65,6 +69,9 @@ soak: devenv typing
 
 host-image:
 	$(PYTHON) tests/host/testhost image
+
+vm-image:
+	$(PYTHON) tests/vm/testvm image
 
 lock:
 	$(PYTHON) -P -c 'import sys; sys.path.insert(0, "tests/host"); from lib import wheels; wheels.write_lock()'

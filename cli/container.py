@@ -6,21 +6,22 @@ import json
 import os
 import re
 import sys
+import time
 from typing import Any
 
 import click
 
-from ds01.cli import render
+from ds01.cli import notices, render
 from ds01.cli.allocator_api import call
 from ds01.cli.docker_api import request
-from ds01.cli.exits import CommandError, Exit, end
+from ds01.cli.exits import CommandError, Commands, Exit
 
 DEFAULT_IMAGE = "debian"
 STOP_TIMEOUT_S = 10
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Containers of your own, with limits and GPUs that nobody else holds.
 
@@ -45,12 +46,9 @@ def deploy(name: str, image: str, gpus: int, background: bool) -> None:
       container deploy my-project
       container deploy train --image pytorch --gpus 2 -d
     """
-    try:
-        full_name = _full_name(name)
-        _deploy(full_name, image, gpus)
-        _tell_deployed(name, full_name)
-    except CommandError as error:
-        end(error)
+    full_name = _full_name(name)
+    _deploy(full_name, image, gpus)
+    _tell_deployed(name, full_name)
     if not background and sys.stdin.isatty() and sys.stdout.isatty():
         shell = "command -v bash >/dev/null && exec bash; exec sh"
         os.execvp("docker", ["docker", "exec", "-it", full_name, "sh", "-c", shell])
@@ -67,14 +65,11 @@ def retire(name: str, force: bool) -> None:
       container retire my-project
       container retire train --force
     """
-    try:
-        found = _find(name)
-        held = _units_of(found["Name"].removeprefix("/"))
-        if found["State"]["Running"] and not force:
-            request("POST", f"/containers/{found['Id']}/stop", {"t": str(STOP_TIMEOUT_S)})
-        request("DELETE", f"/containers/{found['Id']}", {"force": "1", "v": "1"})
-    except CommandError as error:
-        end(error)
+    found = _find(name)
+    held = _units_of(found["Name"].removeprefix("/"))
+    if found["State"]["Running"] and not force:
+        request("POST", f"/containers/{found['Id']}/stop", {"t": str(STOP_TIMEOUT_S)})
+    request("DELETE", f"/containers/{found['Id']}", {"force": "1", "v": "1"})
     freed = f"; GPU {', '.join(held)} is free again" if held else ""
     click.echo(f"'{name}' is retired{freed}")
 
@@ -89,11 +84,9 @@ def list_(as_json: bool) -> None:
       container list
       container list --json
     """
-    try:
-        held = _held()
-        rows = [_row(item, held) for item in request("GET", "/containers/json", {"all": "1"})]
-    except CommandError as error:
-        end(error)
+    notices.tell(os.getuid(), time.time())
+    held = _held()
+    rows = [_row(item, held) for item in request("GET", "/containers/json", {"all": "1"})]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
     elif not rows:

@@ -22,7 +22,7 @@ class _Connection(http.client.HTTPConnection):
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(TIMEOUT_S)
-        self.sock.connect(os.environ.get("DS01_DOCKER_SOCKET", SOCKET))
+        self.sock.connect(_socket())
 
 
 def request(method: str, path: str, query: Mapping[str, str] | None = None, body: object = None) -> Any:
@@ -39,15 +39,18 @@ def request(method: str, path: str, query: Mapping[str, str] | None = None, body
         response = connection.getresponse()
         raw = response.read()
     except (OSError, http.client.HTTPException) as exc:
-        raise CommandError(
-            Exit.DOWN, f"Docker does not answer on {SOCKET}: {exc}", "ask an administrator, or try again in a moment"
-        ) from exc
+        hint = "ask an administrator, or try again in a moment"
+        raise CommandError(Exit.DOWN, f"Docker does not answer on {_socket()}: {exc}", hint) from exc
     finally:
         connection.close()
     answer = _decoded(raw)
     if response.status >= 400:
         raise _refused(response.status, answer)
     return answer
+
+
+def _socket() -> str:
+    return os.environ.get("DS01_DOCKER_SOCKET", SOCKET)
 
 
 def _decoded(raw: bytes) -> Any:

@@ -5,17 +5,29 @@ from __future__ import annotations
 import json
 import os
 import time
-from typing import Any
 
 import click
 
 from ds01.cli import notices, render
 from ds01.cli.allocator_api import call
-from ds01.cli.exits import CommandError, end
-from ds01.cli.policy import policy
+from ds01.cli.exits import Commands
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Main(Commands):
+    """`policy` is imported where it is asked for: it takes longer than all the others do."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), "policy"])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name != "policy":
+            return super().get_command(ctx, cmd_name)
+        from ds01.cli.policy import policy
+
+        return policy
+
+
+@click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """One GPU server, many people: who holds which GPU, and what you would get.
 
@@ -25,9 +37,6 @@ def main() -> None:
       ds01 explain gpu 2
       ds01 policy show
     """
-
-
-main.add_command(policy)
 
 
 @main.command()
@@ -42,9 +51,8 @@ def status(as_json: bool) -> None:
       ds01 status
       ds01 status --json
     """
-    for sentence in notices.shrinking(os.getuid(), time.time()):
-        click.echo(f"note: {sentence}", err=True)
-    overview = _ask("List")
+    notices.tell(os.getuid(), time.time())
+    overview = call("List")
     if as_json:
         click.echo(json.dumps(overview, indent=2))
         return
@@ -65,12 +73,5 @@ def explain(what: str, count: int, as_json: bool) -> None:
       ds01 explain gpu
       ds01 explain gpu 2 --json
     """
-    explanation = _ask("Explain", count=count)
+    explanation = call("Explain", count=count)
     click.echo(json.dumps(explanation, indent=2) if as_json else "\n".join(explanation["lines"]))
-
-
-def _ask(method: str, **parameters: object) -> dict[str, Any]:
-    try:
-        return call(method, **parameters)
-    except CommandError as error:
-        end(error)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from enum import IntEnum
-from typing import NoReturn
+from typing import Any
+
+import click
 
 
 class Exit(IntEnum):
@@ -31,12 +33,17 @@ class CommandError(Exception):
         self.hint = hint
 
 
-def end(error: CommandError) -> NoReturn:
-    """Tell the error and leave."""
-    sys.stderr.write(f"{error.message}\n")
-    if error.hint and error.hint not in error.message:
-        sys.stderr.write(f"  → {error.hint}\n")
-    sys.exit(error.status)
+class Commands(click.Group):
+    """Commands whose errors are told on stderr, with their exit status."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except CommandError as error:
+            click.echo(error.message, err=True)
+            if error.hint and error.hint not in error.message:
+                click.echo(f"  → {error.hint}", err=True)
+            sys.exit(error.status)
 
 
 def status_of(http_status: int, reason: str) -> Exit:

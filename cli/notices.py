@@ -6,9 +6,17 @@ import json
 import os
 from contextlib import suppress
 
+import click
+
 from ds01.cli import render
 
 FILE = "/run/ds01/shrinking.json"
+
+
+def tell(uid: int, now: float) -> None:
+    """Tells them on stderr."""
+    for sentence in shrinking(uid, now):
+        click.echo(f"note: {sentence}", err=True)
 
 
 def shrinking(uid: int, now: float) -> list[str]:
@@ -27,10 +35,13 @@ def shrinking(uid: int, now: float) -> list[str]:
 
 
 def _sentence(what: str, from_bytes: int, to_bytes: int, until: float, now: float) -> str:
-    from ds01.common.quantity import size_text
+    from ds01.common.quantity import size_text, sizes_apart
 
     before = "no limit" if from_bytes >= 2**63 else size_text(from_bytes)
+    after = size_text(to_bytes)
+    if before == after:
+        before, after = sizes_apart(from_bytes, to_bytes)
     return (
-        f"the memory limit of {what} goes down from {before} to {size_text(to_bytes)} at"
-        f" {render.clock(until, now)}: end or shrink what you do not need before then"
+        f"the memory limit of {what} goes down from {before} to {after} at {render.clock(until, now)}:"
+        " end or shrink what you do not need before then"
     )

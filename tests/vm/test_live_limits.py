@@ -46,7 +46,7 @@ def test_an_edit_changes_what_runs(vm: RunningVm) -> None:
 
 
 def test_memory_in_use_is_left_alone_for_the_grace(vm: RunningVm) -> None:
-    grace_s = 45
+    grace_s = 30
     set_policy(
         vm,
         {
@@ -59,17 +59,17 @@ def test_memory_in_use_is_left_alone_for_the_grace(vm: RunningVm) -> None:
     vm.run("alice", ["docker", "run", "-d", "--name", "holder", "busybox", "sh", "-c", script])
     own, whole = scope(vm, "holder"), user_slice(vm, "alice")
     eventually(lambda: own.number("memory.current") > 90 * MIB, "it holds 90 MiB", 60)
+    killed_before = whole.counters("memory.events")["oom_kill"]
     begin = vm.now_s()
     lowered = {"memory": "50MiB", "max_cpus": 0.5, "pids_limit": 44}
     edit(vm, lowered | {"aggregate.memory_max": "60MiB", "aggregate.tasks_max": 55, "aggregate.cpu_quota": "70%"})
     at_once = limits(200, None, 50, 44)
     eventually(lambda: own.limits() == at_once, f"all but memory holds for the container: {at_once}", 20)
-    assert whole.limits() == {**limits(250, 54, 70, 55)}
+    assert whole.limits() == limits(250, 54, 70, 55)
     assert vm.now_s() < begin + grace_s
     (postponed, *_) = vm.journal("DS01_EVENT=limits.postponed", since_s=begin)
     assert postponed["DS01_USER"] == "alice"
-    for cgroup in (own, whole):
-        assert cgroup.counters("memory.events")["oom_kill"] == 0
+    assert whole.counters("memory.events")["oom_kill"] == killed_before
     eventually(lambda: whole.number("memory.max") == 60 * MIB, "the slice's memory follows", grace_s + 30)
     assert vm.now_s() >= begin + grace_s
-    eventually(lambda: whole.counters("memory.events")["oom_kill"] == 1, "then the kernel makes it so", 30)
+    eventually(lambda: whole.counters("memory.events")["oom_kill"] > killed_before, "and the kernel kills", 30)

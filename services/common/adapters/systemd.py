@@ -50,6 +50,9 @@ class Systemd:
                 raise Unavailable(f"systemd does not make '{plan.name}': {exc.text}") from exc
             await self.set_properties(plan.name, plan.properties)
             return False
+        # A drop-in for this name wins over what a unit is started with, and loses against what is set afterwards.
+        if await self.drop_ins(plan.name):
+            await self.set_properties(plan.name, plan.properties)
         return True
 
     async def set_properties(self, unit: str, properties: Mapping[str, PropertyValue]) -> None:

@@ -6,7 +6,7 @@ Values are by field name and in base units, as in limits.py. Who is in which Uni
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,14 +16,16 @@ from ds01.common.policy.keys import KEYS
 from ds01.common.policy.kinds import JsonValue
 
 _ORDER = {key.field: place for place, key in enumerate(KEYS)}
-_FOLLOWS = {
-    "memory_swap_bytes": "follows from memory",
-    "aggregate.cpu_quota_percent": "follows from max_cpus x max_containers_per_user",
-    "aggregate.memory_max_bytes": "follows from memory x max_containers_per_user",
-    "aggregate.tasks_max": "follows from pids_limit x max_containers_per_user",
-    "aggregate.memory_high_bytes": "follows from aggregate.memory_max: 90% of it",
-    "login.memory_high_bytes": "follows from login.memory_max: 90% of it",
-    "jobs.memory_high_bytes": "follows from jobs.memory_max: 90% of it",
+FOLLOWS = "follows from "
+"""How the origin of a value begins that nobody says."""
+_SOURCES = {
+    "memory_swap_bytes": "memory",
+    "aggregate.cpu_quota_percent": "max_cpus x max_containers_per_user",
+    "aggregate.memory_max_bytes": "memory x max_containers_per_user",
+    "aggregate.tasks_max": "pids_limit x max_containers_per_user",
+    "aggregate.memory_high_bytes": "aggregate.memory_max: 90% of it",
+    "login.memory_high_bytes": "login.memory_max: 90% of it",
+    "jobs.memory_high_bytes": "jobs.memory_max: 90% of it",
 }
 
 
@@ -33,11 +35,6 @@ class Said:
 
     value: JsonValue | tuple[float, ...]
     origin: str
-
-    @property
-    def is_derived(self) -> bool:
-        """Nobody says it: it follows from other values."""
-        return self.origin in _FOLLOWS.values()
 
 
 Values = Mapping[str, Said]
@@ -98,8 +95,7 @@ def read_compiled(untrusted_text: str) -> Compiled:
     """A compiled policy from its JSON text. Raises `PolicyInvalid`."""
     policy = parse_policy(untrusted_text)
     raw = json.loads(untrusted_text)
-    field = "jobs.memory_high_bytes"
-    high = {field: Said(policy.machine.jobs.memory_high_bytes, _FOLLOWS[field])}
+    high = _following({"jobs.memory_high_bytes": policy.machine.jobs.memory_high_bytes})
     try:
         groups, users = ({name: _values(layer) for name, layer in raw[part].items()} for part in ("groups", "users"))
         return Compiled(policy, _sorted({**high, **_values(raw["machine"])}), groups, users)
@@ -111,7 +107,7 @@ def values_in(compiled: Compiled, group: str, user: str = "") -> dict[str, Said]
     """What holds for `user` as a member of `group`, with what follows from other values; '' for the group itself."""
     said = {**compiled.groups[group], **compiled.users.get(user, {})}
     follow = derived({field: one.value for field, one in said.items()}, compiled.policy.machine)
-    return _sorted({**{field: Said(value, _FOLLOWS[field]) for field, value in follow.items()}, **said})
+    return _sorted({**_following(follow), **said})
 
 
 def compare(old: Compiled, new: Compiled, unix_groups: Mapping[str, frozenset[str]]) -> Difference:
@@ -122,12 +118,15 @@ def compare(old: Compiled, new: Compiled, unix_groups: Mapping[str, frozenset[st
     both = [name for name in old.groups if name in new.groups]
     differing = {name: changes(values_in(old, name), values_in(new, name)) for name in both}
     was, becomes = set(old.policy.exemptions), set(new.policy.exemptions)
+    everybody = sorted({*old.names, *new.names, *unix_groups})
+    users = (compare_user(old, new, user, unix_groups.get(user, frozenset())) for user in everybody)
+    own = {*old.users, *new.users}
     return Difference(
         default_group=(old.policy.default_group, new.policy.default_group),
         groups_gone=tuple(name for name in old.groups if name not in new.groups),
         groups_new=tuple(name for name in new.groups if name not in old.groups),
         groups={name: found for name, found in differing.items() if found},
-        users=tuple(_users(old, new, unix_groups)),
+        users=tuple(one for one in users if one.old_group != one.new_group or (one.changes and one.user in own)),
         machine=changes(old.machine, new.machine),
         exemptions_gone=tuple(one for one in old.policy.exemptions if one not in becomes),
         exemptions_new=tuple(one for one in new.policy.exemptions if one not in was),
@@ -146,17 +145,13 @@ def changes(old: Values, new: Values) -> Changes:
     return tuple(one for one in found if one.old is None or one.new is None or one.old.value != one.new.value)
 
 
-def _users(old: Compiled, new: Compiled, unix_groups: Mapping[str, frozenset[str]]) -> Iterable[UserChange]:
-    for user in sorted({*old.names, *new.names, *unix_groups}):
-        found = compare_user(old, new, user, unix_groups.get(user, frozenset()))
-        has_own = user in old.users or user in new.users
-        if found.old_group != found.new_group or (has_own and found.changes):
-            yield found
-
-
 def _values(layer: Mapping[str, Any]) -> dict[str, Said]:
     frozen = {field: tuple(value) if isinstance(value, list) else value for field, value in layer["limits"].items()}
     return _sorted({field: Said(value, str(layer["origins"][field])) for field, value in frozen.items()})
+
+
+def _following(values: Mapping[str, Any]) -> dict[str, Said]:
+    return {field: Said(value, FOLLOWS + _SOURCES[field]) for field, value in values.items()}
 
 
 def _sorted(said: Values) -> dict[str, Said]:

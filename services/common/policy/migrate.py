@@ -54,9 +54,14 @@ _DROPPED = {
     "bare_metal_access": _ADMINS, "access_control": _ADMINS,
     "gpu_allocation": "GPUs and MIG instances are found as they are", "advanced": _INERT, "wizard": _INERT,
 }  # fmt: skip
-_OURS = {"unix_groups", "binds", "exemptions", *keys.SECTIONS, *(key.name for key in keys.BUDGETS)} - {
-    "aggregate", "policies"
+_STRUCTURE = {
+    "machine": ("default_group", "defaults", "groups", "user_overrides"), "user": (),
+    "group": ("members", "unix_groups"),
 }  # fmt: skip
+"""Keys by layer that are no settings."""
+_OUR_TIMES = "user_overrides with 96h"
+_OURS = {_OUR_TIMES, "unix_groups", "binds", "exemptions", *keys.SECTIONS, *(key.name for key in keys.BUDGETS)}
+_OURS -= {"aggregate", "policies"}
 """Words that the predecessor did not have."""
 
 
@@ -72,10 +77,14 @@ class Old:
 
 @dataclass(frozen=True, slots=True)
 class Migrated:
-    """Our YAML, and what could not be carried or means something else now."""
+    """Our YAML, and what could not be carried or means something else now.
+
+    `is_ours`: the file, right or not, has what only ours has, and nothing that only the predecessor's had.
+    """
 
     text: str
     notes: tuple[Problem, ...]
+    is_ours: bool
 
 
 @dataclass(slots=True)
@@ -93,37 +102,26 @@ _Layer = dict[str, _Line]
 def migrate(old: Old) -> Migrated:
     """The same rules in our words."""
     migrator = _Migrator(old)
-    lines = migrator.run()
-    return Migrated("\n".join([HEADER, *(lines or ["{}"])]) + "\n", tuple(sorted(migrator.notes)))
-
-
-def is_ours(root: Node | None) -> bool:
-    """Whether a file, right or not, has what only ours has, and nothing that only the predecessor's had."""
-    layers = [_pairs(root), _pairs(_value_of(root, "defaults"))]
-    own = [_pairs(pair.value) for pair in _pairs(_value_of(root, "user_overrides"))]
-    layers += [*own, *(_pairs(pair.value) for pair in _pairs(_value_of(root, "groups")))]
-    words = {pair.key.text for layer in layers for pair in layer}
-    words |= {f"{pair.key.text}.{inner.key.text}" for layer in layers for pair in layer for inner in _pairs(pair.value)}
-    has_ours = bool(words & _OURS) or any(_is_our_time(pair) for layer in own for pair in layer)
-    return has_ours and not any(_is_theirs(word) for word in words)
+    text = "\n".join([HEADER, *(migrator.run() or ["{}"])]) + "\n"
+    is_ours = bool(migrator.words & _OURS) and not any(map(_is_theirs, migrator.words))
+    return Migrated(text, tuple(sorted(migrator.notes)), is_ours)
 
 
 class _Migrator:
     def __init__(self, old: Old) -> None:
         self.old = old
         self.notes: list[Problem] = []
+        self.words: set[str] = set()
 
     def run(self) -> list[str]:
-        root, structure = self.old.root, ("default_group", "defaults", "groups", "user_overrides")
-        pairs = self._map(root, "")
-        default = _value_of(root, "default_group")
+        root, default = self.old.root, _value_of(self.old.root, "default_group")
         lines = ["", f"default_group: {_word(default.text)}"] if isinstance(default, Scalar) else []
-        defaults = self._layer(self._map(_value_of(root, "defaults"), "defaults"), "defaults", "user")
+        defaults = self._layer(_value_of(root, "defaults"), "defaults", "user")
         lines += ["", "defaults:", *_written(defaults, "  ")] if defaults else []
         lines += self._groups(_value_of(root, "groups"))
         lines += self._users(_value_of(root, "user_overrides"))
         lines += self._exemptions()
-        machine = self._layer([pair for pair in pairs if pair.key.text not in structure], "", "machine")
+        machine = self._layer(root, "", "machine")
         return [*lines, "", *_written(machine, "")] if machine else lines
 
     def _groups(self, groups: Node | None) -> list[str]:
@@ -134,7 +132,7 @@ class _Migrator:
             lines.append(f"  {_word(name)}:")
             lines += self._members(name, pair.value, taken)
             lines += _listed("unix_groups", (one.text for one in self._names(pair.value, path, "unix_groups")))
-            lines += _written(self._layer(self._map(pair.value, path), path, "group"), "    ")
+            lines += _written(self._layer(pair.value, path, "group"), "    ")
             if _value_of(pair.value, "aggregate") is None:
                 text = "had no limits of all containers together; here they follow from max_containers_per_user, unless"
                 self._note(pair.key.place, path, f"{text} 'aggregate' says otherwise")
@@ -158,8 +156,9 @@ class _Migrator:
         layers: dict[str, _Layer] = {}
         for node in (inline, self.old.overrides):
             for pair in self._map(node, "user_overrides"):
-                path = f"user_overrides.{pair.key.text}"
-                found = self._layer(self._map(pair.value, path), path, "user")
+                found = self._layer(pair.value, f"user_overrides.{pair.key.text}", "user")
+                times = (line for name, line in found.items() if keys.BY_NAME[name].kind is Kind.DURATION)
+                self.words |= {_OUR_TIMES for line in times if node is inline and not line.comment}
                 layers[pair.key.text] = {**layers.get(pair.key.text, {}), **found}
         lines = ["", "user_overrides:  # lie on the group's values now; they used to take their place"]
         for user, layer in layers.items():
@@ -177,17 +176,15 @@ class _Migrator:
                 self._not_carried(node.place, "exemptions", str(exc))
         return ["", "exemptions:", *lines] if lines else []
 
-    def _layer(
-        self, pairs: Iterable[Pair], path: str, layer: str, section: str = "", into: _Layer | None = None
-    ) -> _Layer:
+    def _layer(self, node: Node | None, path: str, layer: str, section: str = "", into: _Layer | None = None) -> _Layer:
         found: _Layer = {} if into is None else into
-        for pair in pairs:
-            name = f"{section}.{pair.key.text}" if section else pair.key.text
-            where = f"{path}.{name}" if path else name
+        for pair in self._map(node, _joined(path, section)):
+            name = _joined(section, pair.key.text)
+            self.words.add(name)
             if name in keys.SECTIONS:
-                self._layer(self._map(pair.value, where), path, layer, name, found)
-            elif name not in ("members", "unix_groups"):
-                self._carry(pair, name, where, layer, found)
+                self._layer(pair.value, path, layer, name, found)
+            elif name not in _STRUCTURE[layer]:
+                self._carry(pair, name, _joined(path, name), layer, found)
         if "max_mig_instances" in found and not section:
             self._tell_migs(found["max_mig_instances"], path, found)
         return found
@@ -249,6 +246,10 @@ class _Migrator:
         self.notes.append(Problem(place, path, text))
 
 
+def _joined(path: str, name: str) -> str:
+    return f"{path}.{name}" if path and name else path or name
+
+
 def _parted(name: str) -> tuple[str, str]:
     """`idle_timeout`, `h` of `idle_timeout_h`; no unit where the name has none."""
     suffix = _UNIT.fullmatch(name)
@@ -258,12 +259,6 @@ def _parted(name: str) -> tuple[str, str]:
 def _is_theirs(word: str) -> bool:
     stem, unit = _parted(word)
     return stem in _DROPPED or stem in _NAMES or (unit != "" and stem in keys.BY_NAME)
-
-
-def _is_our_time(pair: Pair) -> bool:
-    """`max_runtime: 96h`, not `max_runtime: 96`."""
-    key, text = keys.BY_NAME.get(pair.key.text), pair.value.text if isinstance(pair.value, Scalar) else ""
-    return key is not None and key.kind is Kind.DURATION and text not in _NULLS and not _NUMBER.fullmatch(text)
 
 
 def _converted(key: Key, node: Node, unit: str) -> tuple[str, str]:
@@ -287,7 +282,7 @@ def _with_unit(key: Key, text: str, unit: str) -> str:
         case Kind.SIZE if bare:
             size = int(Fraction(text))
             short = size_text(size).replace(" ", "")
-            return short if size >= 1024 and parse_size(short) == size else f"{size}b"
+            return short if parse_size(short) == size else f"{size}b"
         case Kind.SIZE:
             return _DOCKER_SIZE.sub(r"\1\2", text)
         case Kind.PERCENT if bare:

@@ -11,8 +11,10 @@ from pathlib import Path
 from socketserver import ThreadingMixIn, UnixStreamServer
 from typing import Any
 
+import click
 from click.testing import CliRunner, Result
 
+from ds01.cli import container
 from ds01.cli.ds01 import main
 from ds01.common.adapters.yamltree import read_tree
 from ds01.common.policy.build import build
@@ -54,6 +56,13 @@ class Site:
 
     def ds01(self, *args: str | Path) -> Result:
         """`ds01 …`."""
+        return self._invoke(main, *args)
+
+    def container(self, *args: str) -> Result:
+        """`container …`."""
+        return self._invoke(container.main, *args)
+
+    def _invoke(self, command: click.Group, *args: str | Path) -> Result:
         env = {
             "DS01_POLICY_FOLDER": str(self.folder),
             "DS01_POLICY_FILE": str(self.published),
@@ -61,7 +70,7 @@ class Site:
             "DS01_DOCKER_SOCKET": str(self.docker),
             "DS01_ALLOCATOR_SOCKET": str(self.tmp_path / "no-allocator"),
         }
-        return CliRunner().invoke(main, [str(arg) for arg in args], env=env)
+        return CliRunner().invoke(command, [str(arg) for arg in args], env=env)
 
 
 class _Engine(ThreadingMixIn, UnixStreamServer):

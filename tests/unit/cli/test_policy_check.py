@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 
 import pytest
 from policy_site import Site
 
-GOOD = "groups: {student: {members: [alice, bob], memory: 64GiB}}\nuser_overrides: {alice: {max_cpus: 4}}\n"
+GOOD = "groups: {student: {members: [root, daemon], memory: 64GiB}}\nuser_overrides: {root: {max_cpus: 4}}\n"
 
 
 def test_a_good_file_is_told_in_one_sentence(site: Site) -> None:
@@ -58,7 +59,18 @@ def test_lists_of_members_beside_the_file_are_checked_too(site: Site) -> None:
 
 def test_a_file_that_is_not_there(site: Site) -> None:
     result = site.run("check", site.tmp_path / "new.yaml")
-    assert (result.stdout, result.exit_code) == (f"{site.tmp_path}/new.yaml: does not exist\n", 78)
+    assert (result.stdout, result.exit_code) == ("", 66)
+    assert result.stderr == f"'{site.tmp_path}/new.yaml' does not exist\n"
+
+
+def test_that_the_machine_has_no_file_is_a_mistake_as_it_is_to_the_daemon(site: Site) -> None:
+    result = site.run("check")
+    assert (result.stdout, result.exit_code) == (f"{site.file}: does not exist\n", 78)
+
+
+def test_the_exit_statuses_are_in_the_help(site: Site) -> None:
+    said = [line.split()[0] for line in site.run("check", "--help").stdout.splitlines() if line[:5].strip().isdigit()]
+    assert said == ["0", "66", "78"]
 
 
 @pytest.mark.parametrize(("machine", "exit_code"), [("2,8GiB", 78), ("128,32GiB", 78), ("128, 1TiB", 0)])
@@ -89,10 +101,10 @@ def test_what_is_no_machine_is_wrong_usage(site: Site, machine: str) -> None:
     [
         ("defaults: {idle_timeout: 1h}", "idle_timeout"),
         ("groups: {a: {priority: 200, memory: 1GiB}}", "priority"),
-        ("user_overrides: {alice: {max_networks: 3, idle_timeout: 1h}}", "idle_timeout, max_networks"),
+        ("user_overrides: {root: {max_networks: 3, idle_timeout: 1h}}", "idle_timeout, max_networks"),
         ("policies: {idle_action: park}", "policies.idle_action"),
         ("binds: {~/x: ro}", "binds"),
-        ("exemptions: [{user: a, from: idle_timeout, until: unlimited, why: x}]", "exemptions"),
+        ("exemptions: [{user: root, from: idle_timeout, until: unlimited, why: x}]", "exemptions"),
     ],
 )
 def test_what_nothing_makes_hold_is_named_and_no_mistake(site: Site, yaml: str, named: str) -> None:
@@ -101,9 +113,63 @@ def test_what_nothing_makes_hold_is_named_and_no_mistake(site: Site, yaml: str, 
     assert result.exit_code == 0
 
 
+NOBODYS = """\
+groups: {student: {members: [root, no1]}}
+user_overrides: {no2: {max_cpus: 1}, no1: {}}
+exemptions:
+  - {user: no3, from: max_runtime, until: unlimited, why: x}
+"""
+NO_ACCOUNT = "note: no account on this machine: "
+
+
+def test_names_that_no_account_has_are_told_with_their_places(site: Site) -> None:
+    site.write("groups/student.members", "daemon\nno4\n")
+    result = site.run("check", site.write("new.yaml", NOBODYS))
+    told = "'no4' (student.members:2), 'no1' (new.yaml:1), 'no2' (new.yaml:2), 'no3' (new.yaml:4)"
+    assert NO_ACCOUNT + told + "\n" in result.stderr
+    assert result.exit_code == 0
+
+
+def test_of_many_names_the_first_ones_are_told(site: Site) -> None:
+    file = site.write("new.yaml", f"groups: {{student: {{members: [{', '.join(f'no{i}' for i in range(7))}]}}}}")
+    assert site.run("check", file).stderr.endswith("'no4' (new.yaml:1) and 2 more\n")
+
+
+def test_names_in_a_file_with_mistakes_are_told_too(site: Site) -> None:
+    result = site.run("check", site.write("new.yaml", "user_overrides: {no1: {memory: 64}}"))
+    assert (result.stderr, result.exit_code) == (NO_ACCOUNT + "'no1' (new.yaml:1)\n", 78)
+
+
+@pytest.mark.parametrize(
+    ("until", "is_over"),
+    [
+        ("unlimited", False),
+        ("2020-01-01", True),
+        (f"{date.today()}", False),
+        ("9999-12-31", False),
+        ("2020-01-01T12:00", True),
+        ("2020-01-01T12:00+02:00", True),
+        ("9999-12-31T12:00", False),
+        ("0001-01-01T00:00Z", True),
+    ],
+)
+def test_exemptions_that_are_over_are_told(site: Site, until: str, is_over: bool) -> None:
+    file = site.write("new.yaml", f"exemptions: [{{user: root, from: max_runtime, until: '{until}', why: x}}]")
+    result = site.run("check", file)
+    assert ("note: exemptions that are over: 'root' (new.yaml:1)\n" in result.stderr) is is_over
+    assert result.exit_code == 0
+
+
 def test_programs_get_the_counts(site: Site) -> None:
     told = json.loads(site.run("check", site.write("new.yaml", GOOD), "--machine", "128,1TiB", "--json").stdout)
-    assert told == {"good": True, "problems": [], "groups": 1, "members": 2, "overrides": 1, "not_held": []}
+    notes = {"not_held": [], "no_account": [], "exemptions_over": []}
+    assert told == {"good": True, "problems": [], "groups": 1, "members": 2, "overrides": 1, **notes}
+
+
+def test_programs_get_the_names(site: Site) -> None:
+    told = json.loads(site.run("check", site.write("new.yaml", "user_overrides: {no1: {}}"), "--json").stdout)
+    place = {"file": f"{site.tmp_path}/new.yaml", "line": 1, "column": 18}
+    assert told["no_account"] == [{"name": "no1", "place": place}]
 
 
 def test_programs_get_the_places(site: Site) -> None:

@@ -90,7 +90,7 @@ def test_plain_lines_stand_apart_from_values(site: Site) -> None:
 def test_many_names_are_not_all_told(site: Site) -> None:
     site.publish("groups: {student: {}, prof: {}}")
     told = changed(site, f"groups: {{student: {{}}, prof: {{members: [{', '.join(f'u{i}' for i in range(9))}]}}}}")
-    assert "u0, u1, u2, u3, u4, u5 and 3 more (from 'student' to 'prof')" in told
+    assert "u0, u1, u2, u3, u4 and 4 more (from 'student' to 'prof')" in told
 
 
 def test_the_lists_in_force_go_with_a_file_that_has_none(site: Site) -> None:
@@ -130,7 +130,8 @@ def test_a_silent_docker_is_told_and_no_failure(site: Site) -> None:
     site.publish(OLD)
     result = site.run("diff", site.write("new/new.yaml", OLD))
     assert result.exit_code == 0
-    assert "note: which running containers it concerns is unknown: Docker does not answer" in result.stderr
+    told = f"note: which running containers it concerns is unknown: Docker does not answer on {site.docker}: "
+    assert told in result.stderr
 
 
 def container(name: str, sizes: str, uid: str = "0") -> dict[str, Any]:
@@ -159,7 +160,7 @@ def test_running_containers_are_told_with_what_reaches_them(
     result = site.run("diff", site.write("new/new.yaml", yaml), "--json")
     found = json.loads(result.stdout)["containers"]
     assert bool(found) is bool(told)
-    assert [change.split()[0] for one in found for change in one["changes"]] == told
+    assert [change["key"] for one in found for change in one["changes"]] == told
     assert result.stderr == ""
 
 
@@ -176,12 +177,72 @@ def test_running_containers_are_a_table(site: Site, engine: list[dict[str, Any]]
 
 def test_programs_get_both_values(site: Site) -> None:
     site.publish(OLD)
-    file = site.write("new/new.yaml", OLD + "policies: {sigterm_grace: 90s}")
+    file = site.write("new/new.yaml", OLD + "policies: {sigterm_grace: 90s}\nbinds: {/data: ro}")
     told = json.loads(site.run("diff", file, "--json").stdout)
     assert told["machine"] == [
         {
-            "field": "policies.sigterm_grace_s",
-            "old": {"value": 60.0, "origin": "built in"},
-            "new": {"value": 90.0, "origin": "top level (new.yaml:2)"},
+            "key": "policies.sigterm_grace",
+            "old": {"value": 60.0, "unit": "seconds", "origin": "built in"},
+            "new": {"value": 90.0, "unit": "seconds", "origin": "top level (new.yaml:2)"},
         }
     ]
+    new = {"value": "ro", "unit": "", "origin": "top level (new.yaml:3)"}
+    assert told["groups"]["prof"] == [{"key": "binds./data", "old": None, "new": new}]
+    assert told["kept_as_made"] == ["policies.sigterm_grace"]
+
+
+def test_programs_get_what_reaches_a_container(site: Site, engine: list[dict[str, Any]]) -> None:
+    site.publish(OLD)
+    engine.append(container("train", "pids=9"))
+    file = site.write("new/new.yaml", "groups: {student: {memory: 32GiB, aggregate: {cpu_quota: 48.5}}, prof: {}}")
+    told = json.loads(site.run("diff", file, "--json").stdout)["containers"]
+    old = {"value": 96.0, "unit": "CPUs", "origin": "follows from max_cpus x max_containers_per_user"}
+    change = {
+        "key": "aggregate.cpu_quota",
+        "old": old,
+        "new": {"value": 48.5, "unit": "CPUs", "origin": "groups.student (new.yaml:1)"},
+    }
+    assert told == [{"name": "train", "id": "train" * 9, "user": "root", "changes": [change]}]
+
+
+def test_programs_get_exemptions_by_the_words_of_the_file(site: Site) -> None:
+    site.publish(OLD)
+    exempt = "exemptions: [{user: root, from: max_runtime, until: unlimited, why: x}]"
+    told = json.loads(site.run("diff", site.write("new/new.yaml", OLD + exempt), "--json").stdout)
+    assert told["exemptions_new"] == [{"user": "root", "from": ["max_runtime"], "until": None}]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("memory: 8000m", "memory: 8001m", "8000 MiB -> 8001 MiB"),
+        ("memory: 8001m", "memory: 8000m", "8001 MiB -> 8000 MiB"),
+        ("memory: 8589934592b", "memory: 8589934593b", "8589934592 B -> 8589934593 B"),
+        ("max_cpus: 1.001", "max_cpus: 1.002", "1.001 CPUs -> 1.002 CPUs"),
+        ("max_cpus: 1", "max_cpus: 1.002", "1.0 CPUs -> 1.002 CPUs"),
+        ("idle_timeout: 60.001s", "idle_timeout: 60.002s", "60.001 seconds -> 60.002 seconds"),
+    ],
+)
+def test_two_values_are_never_told_in_the_same_words(site: Site, old: str, new: str, told: str) -> None:
+    site.publish(f"defaults: {{{old}}}")
+    assert f"  {told}  " in changed(site, f"defaults: {{{new}}}")
+
+
+@pytest.mark.parametrize(
+    ("change", "kept"),
+    [
+        ("shm_size: 1GiB", "shm_size"),
+        ("max_runtime: 1h", "systemd's last resort for max_runtime"),
+        ("max_runtime: 1h, shm_size: 1GiB", "shm_size, systemd's last resort for max_runtime"),
+    ],
+)
+@pytest.mark.parametrize("layer", ["defaults: {%s}", "user_overrides: {root: {%s}}"])
+def test_what_containers_keep_as_it_was_made_is_said(site: Site, change: str, kept: str, layer: str) -> None:
+    site.publish()
+    sentence = f"\nOf containers that exist these stay as they were made: {kept}\n"
+    assert changed(site, layer % change).endswith(sentence)
+
+
+def test_of_a_key_that_containers_follow_nothing_is_said(site: Site) -> None:
+    site.publish()
+    assert "containers that exist" not in changed(site, "defaults: {memory: 1GiB}")

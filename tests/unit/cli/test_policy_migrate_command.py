@@ -80,3 +80,29 @@ def test_what_can_not_be_read(old: Site, path: str, text: str | None, exit_code:
     result = old.run("migrate", source, "--machine", "128,1TiB")
     assert (result.exit_code, result.stdout) == (exit_code, "")
     assert told in result.stderr
+
+
+OURS = """\
+# Whoever is new.
+groups:
+  student: {unix_groups: [student], memory: 32GiB}   # as agreed
+user_overrides: {alice: {max_runtime: 96h}}
+"""
+
+
+@pytest.mark.parametrize("text", [OURS, OURS + "max_conections: 9\n", "defaults: {memory: 1g}\r\n", "{}"])
+def test_a_file_in_todays_format_stays_as_it_is(site: Site, text: str) -> None:
+    file = site.tmp_path / "ours.yaml"
+    file.write_bytes(text.encode())
+    result = site.run("migrate", file, "--machine", "128,1TiB")
+    assert result.stdout_bytes.decode() == text
+    assert result.stderr == f"'{file}' is in today's format already: nothing to carry over\n"
+    assert result.exit_code == 0
+    assert site.run("migrate", file, "-o", site.tmp_path / "same.yaml", "--machine", "128,1TiB").stdout == ""
+    assert (site.tmp_path / "same.yaml").read_bytes() == text.encode()
+
+
+def test_what_the_predecessor_has_beside_a_file_that_might_be_ours_is_carried_over(site: Site) -> None:
+    file = site.write("old/resource-limits.yaml", "defaults: {memory: 1g}")
+    site.write("old/user-overrides.yaml", "alice: {max_runtime_h: 96}")
+    assert "  alice:\n    max_runtime: 96h " in site.run("migrate", file).stdout

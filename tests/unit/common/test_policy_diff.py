@@ -10,7 +10,7 @@ import pytest
 from ds01.common.adapters.yamltree import read_tree
 from ds01.common.errors import PolicyInvalid
 from ds01.common.policy.build import build
-from ds01.common.policy.diff import Compiled, compare, compare_user, read_compiled, values_in
+from ds01.common.policy.diff import FOLLOWS, Compiled, compare, compare_user, read_compiled, values_in
 from ds01.common.policy.kinds import Machine
 from ds01.common.policy.tree import Files
 
@@ -57,11 +57,13 @@ def test_the_values_are_those_that_the_services_read() -> None:
     ("field", "is_derived"), [("memory_swap_bytes", True), ("memory_bytes", False), ("pids", False)]
 )
 def test_what_nobody_says_is_known_as_such(field: str, is_derived: bool) -> None:
-    assert values_in(compiled(STUDENTS), "student")[field].is_derived is is_derived
+    assert values_in(compiled(STUDENTS), "student")[field].origin.startswith(FOLLOWS) is is_derived
 
 
 def test_the_same_rules_on_other_lines_are_no_change() -> None:
-    assert compare(compiled(STUDENTS), compiled("\n\n" + STUDENTS), NOBODY).is_empty
+    old, moved = compiled(STUDENTS), compiled("\n\n" + STUDENTS)
+    assert old != moved
+    assert compare(old, moved, NOBODY) == compare(old, old, NOBODY)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +84,6 @@ def test_a_change_is_found_where_it_is_and_nowhere_else(yaml: str, part: str) ->
     found, same = compare(old, new, NOBODY), compare(old, old, NOBODY)
     names = ("default_group", "groups_gone", "groups_new", "groups", "users", "machine", "exemptions_new")
     assert [name for name in names if getattr(found, name) != getattr(same, name)] == [part]
-    assert not found.is_empty
 
 
 EXEMPT = "exemptions: [{user: a, from: max_runtime, until: unlimited, why: x}]\n"
@@ -108,6 +109,12 @@ def test_a_change_has_both_values_with_their_origins() -> None:
         values_in(compiled(STUDENTS), "student")["memory_bytes"],
         values_in(compiled(STUDENTS.replace("32", "33")), "student")["memory_bytes"],
     )
+
+
+def test_whom_only_the_group_changes_for_is_told_with_the_group() -> None:
+    old = STUDENTS.replace("memory: 32GiB", "memory: 32GiB, members: [alice]")
+    found = compare(compiled(old), compiled(old.replace("32", "33")), {"bob": frozenset()})
+    assert (list(found.groups), found.users) == (["student"], ())
 
 
 def test_an_override_hides_what_changes_in_the_group() -> None:

@@ -59,6 +59,7 @@ def notes(made: Migrated) -> dict[str, str]:
         ("memory: 32gb", "memory: 32g # was 32gb"),
         ("memory: 1073741824", "memory: 1GiB # was 1073741824"),
         ("memory: 1073741825", "memory: 1073741825b # was 1073741825"),
+        ("memory: 1610612736", "memory: 1.5GiB # was 1610612736"),
         ("allow_full_gpu: Yes", "allow_full_gpu: true # was Yes"),
         ("pids_limit: 4096.0", "pids_limit: 4096 # was 4096.0"),
         ("max_cpus: 1.5", "max_cpus: 1.5"),
@@ -137,7 +138,8 @@ def test_a_rule_of_the_machine(old: str, new: str) -> None:
         ("bare_metal_access: {exempt_users: [root]}", "bare_metal_access", "ds01-admin"),
         ("access_control: {admin_users: [root]}", "access_control", "ds01-admin"),
         ("gpu_allocation:", "gpu_allocation", "found as they are"),
-        ("jobs: {max: 3}", "jobs", "nothing here has this section"),
+        ("queues: {max: 3}", "queues", "nothing here has this key"),
+        ("policies: {sigterm_grace_s: 9}\nbinds: {/data: ro}", "binds", "is in today's format: copy it by hand"),
     ],
 )
 def test_what_can_not_be_carried_is_named_with_the_reason(yaml: str, path: str, why: str) -> None:
@@ -269,3 +271,38 @@ def test_an_exemption_with_an_end_or_without_a_reason(old: str, new: str) -> Non
 def test_an_exemption_that_says_too_little_is_told(old: str) -> None:
     made = migrated("{}", exemptions=f"exemptions: [{old}]")
     assert (lines(made), list(notes(made))) == (["{}"], ["exemptions"])
+
+
+@pytest.mark.parametrize(
+    ("yaml", "is_ours"),
+    [
+        ("groups: {a: {unix_groups: [a]}}", True),
+        ("groups: {a: {unix_groups: [a], memory: much}}", True),
+        ("user_overrides: {a: {max_runtime: 96h}}", True),
+        ("defaults: {login: {memory_max: 1g}}", True),
+        ("jobs: {memory_max: 1g}", True),
+        ("exemptions: []", True),
+        ("max_connections: 9", True),
+        ("defaults: {wishes: {privileged: drop}, aggregate: {memory_max: 1g}}", True),
+        ("groups: {binds: {}, unix_groups: {}}", False),
+        ("user_overrides: {a: {max_runtime: 96}}", False),
+        ("user_overrides: {a: {max_runtime: null}}", False),
+        ("groups: {a: {unix_groups: [a], max_runtime_h: 9}}", False),
+        ("groups: {a: {unix_groups: [a], max_tasks: 9}}", False),
+        ("groups: {a: {unix_groups: [a], aggregate: {gpu_limit: 1}}}", False),
+        ("enforcement: {}\nmax_connections: 9", False),
+        ("{}", False),
+    ],
+)
+def test_a_file_is_known_to_be_in_todays_format_by_its_words(yaml: str, is_ours: bool) -> None:
+    assert migrate(Old(tree(yaml))).is_ours is is_ours
+
+
+def test_what_is_ours_in_a_file_that_was_changed_by_half_stays() -> None:
+    made = migrated(
+        "groups: {a: {unix_groups: [staff, no], max_runtime_h: 9, login: {memory_max: 1g}, aggregate: }}\n"
+        "jobs: {memory_max: 1g}"
+    )
+    group = ["a:", "unix_groups:", "- staff", '- "no"', "max_runtime: 9h # was max_runtime_h: 9"]
+    assert lines(made) == ["groups:", *group, "login:", "memory_max: 1g", "jobs:", "memory_max: 1g"]
+    assert notes(made) == {}

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,36 +19,46 @@ _ENTRY = struct.Struct("<QQQQ")  # sector, sectors, flags, length of data that b
 _MAGIC = 0x6A736677736872
 _FLUSH, _DISCARD = 1, 4
 
-Entry = tuple[int, int, int, int]
-"""Where on the disk, how many bytes, flags, where in the log the data is."""
+
+def replay_flushed(log: Path, disk: Path) -> None:
+    """Writes to `disk`, which is as it was when the log began, what reached it for certain."""
+    with disk.open("r+b") as target:
+        for where, data in flushed(log):
+            target.seek(where)
+            target.write(data)
 
 
-def replay_flushed(log: Path, disk: Path) -> int:
-    """Writes to `disk`, which is as it was when the log began, what reached it for certain; how many bytes did not."""
-    with log.open("rb") as source, disk.open("r+b") as target:
-        entries = _entries(source)
-        flushes = [number for number, entry in enumerate(entries) if entry[2] & _FLUSH]
-        durable = flushes[-1] if flushes else 0
-        for where, length, flags, data in entries[:durable]:
-            if not flags & _DISCARD:
-                target.seek(where)
-                target.write(_read(source, data, length))
-        return sum(length for _, length, _, _ in entries[durable:])
+def flushed(log: Path) -> Iterator[tuple[int, bytes]]:
+    """Writes that a flush came after: where on the disk, and what."""
+    with log.open("rb") as source:
+        entries = list(_entries(source))
+        last = max((number for number, entry in enumerate(entries) if entry.flags & _FLUSH), default=0)
+        for entry in entries[:last]:
+            if not entry.flags & _DISCARD:
+                yield entry.where, _read(source, entry.data, entry.length)
 
 
-def _entries(source: BinaryIO) -> list[Entry]:
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """In bytes. where: on the disk; data: in the log."""
+
+    where: int
+    length: int
+    flags: int
+    data: int
+
+
+def _entries(source: BinaryIO) -> Iterator[_Entry]:
     """Those the log is sure of: its header counts them at each flush."""
     magic, _, count, sector = _HEADER.unpack(_read(source, 0, _HEADER.size))
     if magic != _MAGIC or sector != _SECTOR:
         raise ValueError("this is no log of writes in sectors of 512 bytes")
-    entries, position = [], _SECTOR
+    position = _SECTOR
     for _ in range(count):
         first, sectors, flags, _ = _ENTRY.unpack(_read(source, position, _ENTRY.size))
-        position += _SECTOR
-        entries.append((first * _SECTOR, sectors * _SECTOR, flags, position))
-        if not flags & _DISCARD:
-            position += sectors * _SECTOR
-    return entries
+        length = 0 if flags & _DISCARD else sectors * _SECTOR
+        yield _Entry(first * _SECTOR, length, flags, position + _SECTOR)
+        position += _SECTOR + length
 
 
 def _read(source: BinaryIO, where: int, length: int) -> bytes:

@@ -38,9 +38,11 @@ class Door:
         self.shut()
         plug = shlex.join([sys.executable, "-P", str(_PLUG), str(self.port)])
         proxy = ["-o", "ProxyUseFdpass=yes", "-o", f"ProxyCommand={plug}"]
+        # Once in some hundred commands the guest's driver of the port misses that data came, until more comes.
+        alive = ["-o", "ServerAliveInterval=1", "-o", "ServerAliveCountMax=1000"]
         master = ["-M", "-S", str(self._channels), "-N", "-i", str(self._key)]
         self._master = subprocess.Popen(
-            ["ssh", *_OPTIONS, *proxy, *master, "root@vm"],
+            ["ssh", *_OPTIONS, *proxy, *alive, *master, "root@vm"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

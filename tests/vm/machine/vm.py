@@ -124,13 +124,12 @@ class RunningVm:
         self._qemu.wait(_DOWN_WITHIN_S)
         self._power_on()
 
-    def cut_power(self) -> int:
-        """Pulls the plug, loses what the disk was not asked to flush, and boots; how many bytes of writes that were."""
+    def cut_power(self) -> None:
+        """Pulls the plug, loses what the disk was not asked to flush, and boots; returns when every unit is active."""
         self._kill()
-        lost = disklog.replay_flushed(self.places.writes, self.places.before)
+        disklog.replay_flushed(self.places.writes, self.places.before)
         self.places.before.replace(self.places.disk)
         self._power_on()
-        return lost
 
     def journal(self, *matches: str, since_s: float | None = None) -> list[Entry]:
         """The entries of this boot, our namespace included, that match; `since_s` is a time of the VM's clock."""

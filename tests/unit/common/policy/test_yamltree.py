@@ -103,7 +103,7 @@ def test_everything_has_its_place() -> None:
          "1:5: is not YAML: mapping values are not allowed in this context: look at the indentation, colons and quotes"
          " here"),
         ("a: 'b\n",
-         "2:1: is not YAML: found unexpected end of stream, while scanning a quoted scalar: look at the indentation,"
+         "1:4: is not YAML: found unexpected end of stream, while scanning a quoted scalar: look at the indentation,"
          " colons and quotes here"),
         ("a: [b\n",
          "2:1: is not YAML: did not find expected ',' or ']', while parsing a flow sequence: look at the indentation,"
