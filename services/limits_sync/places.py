@@ -38,7 +38,8 @@ class Places:
         """Everything to watch now. A file that is a link is watched at each step of the way."""
         self._targets = set(_link_folders(self._folder / FILE_NAME))
         parents = {control.rpartition("/")[0] for control in self._controls}  # the folders come with the first change
-        found = [str(self._folder), str(self._folder / GROUPS), str(GROUP_FILE.parent), *parents, *self._controls]
+        own = (self._folder.parent, self._folder, self._folder / GROUPS, GROUP_FILE.parent)
+        found = [*map(str, own), *parents, *self._controls]
         return [*found, *sorted(self._targets), *self._drop_in_folders(units)]
 
     def hint(self, folder: str, name: str) -> Hint | None:
@@ -49,6 +50,8 @@ class Places:
             return Hint(policy=True, folders=True) if name in (FILE_NAME, GROUPS, "") else self._linked(folder, name)
         if folder == str(self._folder / GROUPS):
             return Hint(policy=True, folders=not name) if name.endswith(SUFFIX) or not name else None
+        if f"{folder}/{name}" == str(self._folder):  # it was replaced as a whole
+            return Hint(policy=True, folders=True)
         if folder == str(GROUP_FILE.parent):
             return Hint(policy=True) if name == GROUP_FILE.name else self._linked(folder, name)
         if f"{folder}/{name}" in self._controls:
@@ -73,15 +76,16 @@ class Places:
 
 
 def _link_folders(path: Path) -> Iterator[str]:
-    """The folders in which the steps of a chain of links lie, the file's own first."""
-    for _ in range(_MOST_LINKS):
+    """The folders in which a step of a chain of links lies, links on the way to a file included."""
+    todo, done, links = list(path.parts[1:]), Path("/"), 0
+    while todo and links <= _MOST_LINKS:
+        step = done / todo.pop(0)
         try:
-            to = os.readlink(path)
+            to = Path(os.readlink(step))
         except OSError:
-            break
-        path = path.parent / to
-        yield os.path.abspath(path.parent)
-    try:
-        yield os.path.dirname(os.path.realpath(path))
-    except OSError:
-        return
+            done = done.parent if step.name == ".." else step
+            continue
+        links += 1
+        yield str(done)
+        done, todo = (Path("/"), [*to.parts[1:], *todo]) if to.is_absolute() else (done, [*to.parts, *todo])
+    yield str(done.parent)

@@ -213,7 +213,8 @@ class Sync:
             self._later("pending", min(PENDING_S, max(0.05, until - time.time())), self._settle_pendings)
         waiting = len(self._pendings.names)
         more = f"; {waiting} lowered memory limits wait for their grace" if waiting else ""
-        self._notify.status(f"{self._state}; {self._keeper.count} users have slices{more}")
+        count = self._keeper.count
+        self._notify.status(f"{self._state}; {count} user{' has a slice' if count == 1 else 's have slices'}{more}")
 
     async def _retry(self) -> None:
         async with self._one_at_a_time:

@@ -142,8 +142,7 @@ class Units:
         gone = [one for one in self.wanted.values() if one.transient and one.plan.name in self._set]
         gone = [one for one in gone if not self._kernel.exists(cgroup_of(one.plan.name))]
         for one in sorted(gone, key=lambda one: one.plan.name.count("-")):
-            if await self.refresh(one.plan.name):
-                self._log.emit(telling.restored(one, None, ()))
+            await self.refresh(one.plan.name)
 
     async def _make(self, wanted: Wanted) -> bool:
         name = wanted.plan.name
@@ -151,7 +150,9 @@ class Units:
         made = await self._systemd.ensure_slice(wanted.plan)
         self._set[name] = {key: value for key, value in wanted.plan.properties.items() if key in LIMITS}
         self._pendings.put(name, None)
-        if made and not known and wanted.uid is not None:
+        if known:  # whoever comes first makes it again: a pass, `restore`, or a container that is to start
+            self._log.emit(telling.restored(wanted, None, ()))
+        elif made and wanted.uid is not None:
             self._log.emit(telling.ensured(wanted))
         return True
 

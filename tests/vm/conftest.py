@@ -3,8 +3,8 @@
     vm              the VM; a test leaves no container and the shipped policy behind
     expect_warnings marker: regular expressions of the journal messages (warning or above) that this test may cause
 
-Files run in the order of their names: what boots the VM again comes last. After a failure its console and journal are in
-build/journal/.
+Files run in the order of their names: what boots the VM again comes last. After a failure its console and journal are
+in build/journal/.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from pathlib import Path
 
 import pytest
 
-sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1] / "host")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "host"))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from lib.people import ENGINE, POLICY, SHIPPED_POLICY
 from lib.places import CHECKOUT

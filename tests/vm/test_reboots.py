@@ -19,8 +19,7 @@ OWN = " ".join(f"/sys/fs/cgroup/{name}" for name in LIMITS)
 # Runs before dockerd, and so before any container: what the kernel holds at that time of everybody who may have one.
 WITNESS = """\
 [Service]
-ExecStartPre=/bin/sh -c 'cd /sys/fs/cgroup; for f in ds01.slice/*.slice/*.slice/*.max ds01.slice/*.slice/*.slice/*.high; \
-do echo "$f $(cat $f)"; done >/run/witness'
+ExecStartPre=/bin/sh -c 'cd /sys/fs/cgroup/ds01.slice; grep -s . */*/*.max */*/*.high >/run/witness'
 """
 
 
@@ -69,8 +68,8 @@ def start_one_that_comes_back(vm: RunningVm) -> None:
 
 def witnessed(vm: RunningVm) -> dict[str, str]:
     """alice's limits before dockerd was started."""
-    folder = f"{user_slice(vm, 'alice').path}/"
-    pairs = (line.split(" ", 1) for line in vm.read("/run/witness").splitlines())
+    folder = f"{user_slice(vm, 'alice').path.partition('/')[2]}/"
+    pairs = (line.split(":", 1) for line in vm.read("/run/witness").splitlines())
     found = {path.removeprefix(folder): value for path, value in pairs if path.startswith(folder)}
     return {name: found[name] for name in LIMITS}
 

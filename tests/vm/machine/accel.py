@@ -1,6 +1,7 @@
-"""What runs the guest's instructions: KVM where it really serves, else QEMU's translator. Asks by a boot that says hello.
+"""What runs the guest's instructions: KVM where it really serves, else QEMU's translator.
 
-A `/dev/kvm` that opens proves nothing: where machines are nested it may lack instructions, or end QEMU at its first step.
+That `/dev/kvm` opens proves nothing: where machines are nested it may lack instructions, or end QEMU at its first step.
+So a guest is booted that says hello.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ def serving(kernel: Path, initrd: Path) -> Accel:
     if not os.access(_KVM, os.R_OK | os.W_OK):
         return Accel.TCG
     argv = ["qemu-system-x86_64", "-accel", Accel.KVM, "-cpu", "max", "-m", "256", "-nodefaults", "-nographic"]
-    boot = ["-no-reboot", "-serial", "stdio", "-kernel", kernel, "-initrd", initrd]
-    command = [*argv, *boot, "-append", f"console=ttyS0 quiet panic=-1 {HELLO}"]
+    argv += ["-no-reboot", "-serial", "stdio", "-kernel", str(kernel), "-initrd", str(initrd)]
+    argv += ["-append", f"console=ttyS0 quiet panic=-1 {HELLO}"]
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_HELLO_WITHIN_S)
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=_HELLO_WITHIN_S)
     except subprocess.TimeoutExpired:
         return Accel.TCG
     return Accel.KVM if HELLO.encode() in done.stdout else Accel.TCG

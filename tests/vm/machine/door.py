@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _PLUG = Path(__file__).with_name("plug.py")
-_OPTIONS = ("-F", "none", "-o", "LogLevel=ERROR", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null")
+_OPTIONS = ("-F", "none", "-oLogLevel=ERROR", "-oStrictHostKeyChecking=no", "-oUserKnownHostsFile=/dev/null")
 
 
 class Door:

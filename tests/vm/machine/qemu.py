@@ -84,10 +84,10 @@ def _disks(places: VmPlaces) -> list[str]:
         return ["-blockdev", f"driver=file,node-name={name},filename={path},cache.no-flush=on{options}"]
 
     log = "driver=blklogwrites,node-name=disk,file=disk-file,log=writes,log-sector-size=512"
-    disks = [("base", "driver=raw,node-name=base,file=base-file,read-only=on"), ("disk", log)]
-    files = [
-        *file("base-file", places.base, ",read-only=on"),
+    return [
+        *file("base", places.base, ",read-only=on"),
         *file("disk-file", places.disk),
         *file("writes", places.writes),
+        *("-blockdev", log),
+        *("-device", "virtio-blk-pci,drive=base", "-device", "virtio-blk-pci,drive=disk"),
     ]
-    return files + [word for name, node in disks for word in ("-blockdev", node, "-device", f"virtio-blk-pci,drive={name}")]
