@@ -180,5 +180,7 @@ def _apply_to_what_runs(changes: Changes) -> None:
     if changes.touch("/user-.slice.d/"):
         for unit in machine.user_slices():
             machine.run("systemctl", "set-property", "--runtime", unit, "DevicePolicy=closed")
+    if changes.touch("/dbus-1/"):
+        machine.try_run("systemctl", "reload", "dbus.service")
     if changes.touch("/cron.service.d/", "/atd.service.d/"):
         machine.try_run("systemctl", "try-restart", "cron.service", "atd.service")

@@ -30,6 +30,7 @@ _FOLDERS = {
     "tmpfiles.d": "/usr/lib/tmpfiles.d",
     "sysusers.d": "/usr/lib/sysusers.d",
     "udev": "/usr/lib/udev/rules.d",
+    "dbus": "/usr/share/dbus-1/system.d",
     "timers": SYSTEM_UNITS,
     "journald.conf.d": "/usr/lib/systemd/journald.conf.d",
 }

@@ -58,9 +58,12 @@ class _PlainTransport(VarlinkTransport):
 class _ServerProtocol(VarlinkInterfaceServerProtocol):
     """One connection."""
 
-    def __init__(self, registry: VarlinkInterfaceRegistry, uid: int, server: VarlinkServer) -> None:
+    def __init__(
+        self, registry: VarlinkInterfaceRegistry, uid: int, server: VarlinkServer, *, is_service: bool
+    ) -> None:
         super().__init__(registry)
         self._uid = uid
+        self._is_service = is_service
         self._server = server
         self._deadline: asyncio.TimerHandle | None = None
         self._calls = 0
@@ -71,6 +74,7 @@ class _ServerProtocol(VarlinkInterfaceServerProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel_deadline()
+        self._calls = 0
         self._server.forget(self)
         super().connection_lost(exc)
 
@@ -80,7 +84,7 @@ class _ServerProtocol(VarlinkInterfaceServerProtocol):
             return
         super().message_received(data, fds)
         self._calls = len(self._consumer_queue)
-        if self._server.queued_calls(self._uid) > MAX_CALLS_PER_UID:
+        if not self._is_service and self._server.queued_calls(self._uid) > MAX_CALLS_PER_UID:
             self._abort("too many calls are queued")
         elif b"\0" in data:
             self._wait_for_message()
@@ -124,6 +128,7 @@ class _ServerProtocol(VarlinkInterfaceServerProtocol):
         _logger.debug("connection of uid %d closed: %s", self._uid, why)
         self._cancel_deadline()
         self._consumer_queue.clear()
+        self._calls = 0
         self._recv_buffer = b""
         if self._transport is not None:
             self._transport.abort()
@@ -206,7 +211,7 @@ class VarlinkServer:
         except PeerRefused as exc:
             _refuse(connection, str(exc))
             return
-        protocol = _ServerProtocol(registry, peer.uid, self)
+        protocol = _ServerProtocol(registry, peer.uid, self, is_service=bool(peer.service))
         self._connections[peer.uid] += 1
         self._protocols.add(protocol)
         _PlainTransport(asyncio.get_running_loop(), connection, protocol)

@@ -48,7 +48,7 @@ class Daemon:
         kernel, pendings = Cgroups(), Pendings()
         self.units = Units(self.systemd, kernel, pendings, self.log)
         self.containers = Containers(
-            Engine(), kernel, pendings, self.log, lambda uid: self.keeper.limits_of(uid), missing_links
+            Engine(timeout_s=3.0), kernel, pendings, self.log, lambda uid: self.keeper.limits_of(uid), missing_links
         )
         self.keeper = Keeper(self.units, kernel, account, self.containers.has_any, self.systemd.stop)
         self.sync = Sync(

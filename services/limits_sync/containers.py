@@ -22,7 +22,7 @@ from ds01.limits_sync.sizing import Sized, parse_sized, sizes_text, target, upda
 
 AT_ONCE = 8
 RETRY_S, RETRY_MOST_S = 0.5, 10.0
-FRESH_S = 10.0
+FRESH_S = 60.0
 """How long after a change of the policy a new container may still have been made under the old one."""
 
 _logger = logging.getLogger(__name__)

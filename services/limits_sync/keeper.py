@@ -85,7 +85,7 @@ class Keeper:
         self._logins.add(uid)
         self._accounts.update(await asyncio.to_thread(self._found, [uid]))
         name = f"user-{uid}.slice"
-        self._units.forget(name)  # what it had before it ended may not be what it has now
+        self._units.look_anew(name)
         wanted = wanted_units(self.policy, (), self._accounts, [uid]).get(name)
         if wanted is not None:
             self._units.want(wanted)
@@ -100,23 +100,27 @@ class Keeper:
         account = self._look_up(uid)
         async with self._one_at_a_time.setdefault(uid, asyncio.Lock()):
             self._accounts[uid] = account
-            group = await self._group_for(uid, self._required().group_of(account.user, account.unix_groups))
-            self._remember(SliceOwner(uid, account.user, group))
+            group = self._required().group_of(account.user, account.unix_groups)
+            owner = await self._owner_for(SliceOwner(uid, account.user, group))
+            self._remember(owner)
             mine = [owner for owner in self._owners if owner.uid == uid]
             wanted = wanted_units(self._required(), mine, self._accounts, ())
             self._units.want(*(one for one in wanted.values() if one.transient))
             await self._units.refresh(ROOT_SLICE)
-            for owner in mine:
-                await self._units.refresh(group_slice(owner.group))
-                await self._units.refresh(user_slice(owner.group, owner.user, uid))
-        return user_slice(group, account.user, uid), group
+            for one in mine:
+                await self._units.refresh(group_slice(one.group))
+                await self._units.refresh(user_slice(one.group, one.user, uid))
+        return user_slice(owner.group, owner.user, uid), owner.group
 
-    async def _group_for(self, uid: int, today: str) -> str:
-        """The group in whose slice new work goes; old slices with nothing in them are given up."""
-        for old in sorted(owner for owner in self._owners if owner.uid == uid and owner.group != today):
-            slice_name = user_slice(old.group, old.user, uid)
-            if self._kernel.is_populated(cgroup_of(slice_name)) or await self._has_containers(uid, old.group):
-                return old.group
+    async def _owner_for(self, today: SliceOwner) -> SliceOwner:
+        """In whose slice new work goes: a former group's or name's while it has a container, else today's.
+
+        Former slices with nothing in them are given up.
+        """
+        for old in sorted(owner for owner in self._owners if owner.uid == today.uid and owner != today):
+            slice_name = user_slice(old.group, old.user, old.uid)
+            if self._kernel.is_populated(cgroup_of(slice_name)) or await self._has_containers(old.uid, old.group):
+                return old
             write_owners(self._owners - {old}, self._state_file)
             self._owners.discard(old)
             self._units.forget(slice_name)

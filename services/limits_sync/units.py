@@ -69,6 +69,10 @@ class Units:
         """Add units, or replace what is wanted of them."""
         self.wanted.update((one.plan.name, one) for one in units)
 
+    def look_anew(self, unit: str) -> None:
+        """What a unit had may not be what it has now: it is read before it is set the next time."""
+        self._set.pop(unit, None)
+
     def forget(self, unit: str) -> None:
         """A unit that is ours no more."""
         self.wanted.pop(unit, None)

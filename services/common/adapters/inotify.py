@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 from collections.abc import Callable, Iterable
 
 from inotify_simple import INotify, flags
@@ -61,4 +62,15 @@ class FolderWatch:
             elif event.mask & flags.IGNORED:
                 self._folders.pop(event.wd, None)
             elif event.wd in self._folders:
-                self._changed(self._folders[event.wd], os.fsdecode(event.name))
+                folder, name = self._folders[event.wd], os.fsdecode(event.name)
+                if not (event.mask & flags.CREATE and _is_being_written(f"{folder}/{name}")):
+                    self._changed(folder, name)
+
+
+def _is_being_written(path: str) -> bool:
+    """A file that was just made is told when its writer closes it; a link to one that was there, at once."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_nlink == 1

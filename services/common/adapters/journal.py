@@ -24,5 +24,5 @@ class JournalEventLog:
                 PRIORITY=str(int(kind.priority)),
                 **event.journal_fields(),
             )
-        except OSError:
+        except (OSError, ValueError):
             _logger.exception("the journal could not take event '%s'", event.name)

@@ -130,6 +130,7 @@ class Systemd:
         try:
             reply = await asyncio.wait_for(bus.call(message), CALL_TIMEOUT_S)
         except (OSError, EOFError, TimeoutError) as exc:
+            bus.disconnect()
             self._bus = None
             raise Unavailable(f"systemd does not answer '{message.member}': {str(exc) or 'no answer in time'}") from exc
         if reply.message_type is MessageType.ERROR:
@@ -149,7 +150,11 @@ class Systemd:
         return self._bus
 
     async def _subscribe(self, bus: Any) -> None:
-        rules = (f"interface='{MANAGER}',member='Reloading'", f"interface='{LOGIN}',member='UserNew'")
+        # By sender: anybody may broadcast a signal of any name.
+        rules = (
+            f"sender='{SYSTEMD}',interface='{MANAGER}',member='Reloading'",
+            f"sender='org.freedesktop.login1',interface='{LOGIN}',member='UserNew'",
+        )
         for rule in rules:
             match = Message(
                 destination="org.freedesktop.DBus", path="/org/freedesktop/DBus", interface="org.freedesktop.DBus",
@@ -166,8 +171,8 @@ class Systemd:
             return
         if message.member == "Reloading" and message.body == [False] and self._reloaded is not None:
             self._reloaded()
-        elif message.member == "UserNew" and message.body and self._logged_in is not None:
-            self._logged_in(int(message.body[0]))
+        elif message.member == "UserNew" and message.signature == "uo" and self._logged_in is not None:
+            self._logged_in(message.body[0])
 
     def _disconnected(self, watch: asyncio.Task[None]) -> None:
         if not watch.cancelled():

@@ -36,7 +36,12 @@ def _lists(folder: Path) -> dict[str, tuple[str, Content]]:
         return {"": (str(folder), Unread(f"can't be read: {exc.strerror}"))}
     if len(names) > _MOST_LISTS:
         return {"": (str(folder), Unread(f"has {len(names)} lists of members, and {_MOST_LISTS} are the most"))}
-    return {name.removesuffix(SUFFIX): (str(folder / name), _content(folder / name)) for name in names}
+    return {_told(name.removesuffix(SUFFIX)): (_told(str(folder / name)), _content(folder / name)) for name in names}
+
+
+def _told(name: str) -> str:
+    """A name as text, also where it is not UTF-8."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _content(path: Path) -> Content:

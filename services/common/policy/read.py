@@ -13,6 +13,7 @@ from ds01.common.policy.tree import Map, Node, Pair, Place, Problem, Scalar, Seq
 from ds01.common.policy.unknown import ALLOWED, NO_MERGES, SECTIONS, unknown, unknown_in_section
 from ds01.common.policy.values import read_value
 
+MAX_WRONG_NAMES = 100
 MAX_NAME = 256
 _GROUP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
 _NOT_A_NAME = re.compile(r"[\s:/,]")
@@ -111,10 +112,12 @@ def read_members(file: str, untrusted: bytes) -> tuple[list[Name], list[Problem]
             continue
         place = Place(file, number, 1 + len(line) - len(line.lstrip()))
         wrong = _wrong_name(name)
-        if wrong:
-            problems.append(Problem(place, "", wrong))
-        else:
+        if not wrong:
             names.append(Name(name, place))
+            continue
+        problems.append(Problem(place, "", wrong))
+        if len(problems) == MAX_WRONG_NAMES:
+            break  # it is no list of names
     return names, problems
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from engine_world import Journal
-from sync_world import GIB, FakeKernel, FakeSystemd, People, policy
+from sync_world import GIB, YAML, FakeKernel, FakeSystemd, People, policy
 
 from ds01.common.errors import PeerRefused, PolicyInvalid, Unavailable
 from ds01.common.slices import SliceOwner, cgroup_of
@@ -138,6 +138,15 @@ def test_who_moves_back_before_it_was_empty_has_never_left(world: World) -> None
     assert world.systemd.units[OLD]["MemoryMax"] == 64 * GIB
 
 
+def test_a_new_name_does_not_double_the_limit(world: World) -> None:
+    world.ensure()
+    world.people.known[ALICE] = ("alicia", world.people.known[ALICE][1])
+    world.containers.add((ALICE, "student"))
+    assert world.ensure() == (OLD, "student")
+    world.containers.clear()
+    assert world.ensure() == ("ds01-student-alicia.slice", "student")
+
+
 def test_slices_of_others_are_not_touched(world: World) -> None:
     write_owners([SliceOwner(7, "x", "phd")], world.path)
     world.keeper = world.make()
@@ -151,6 +160,17 @@ def test_a_login_gets_its_limits_whatever_it_had_before(world: World) -> None:
     world.systemd.units["user-1001.slice"]["MemoryMax"] = GIB
     asyncio.run(world.keeper.logged_in(ALICE))
     assert world.systemd.units["user-1001.slice"]["MemoryMax"] == 8 * GIB
+
+
+def test_a_login_does_not_begin_a_grace_anew(world: World, tmp_path: Path) -> None:
+    asyncio.run(world.keeper.logged_in(ALICE))
+    world.keeper.policy = policy(YAML.replace("login: {memory_max: 8g", "login: {memory_max: 1g"))
+    world.keeper.plan()
+    world.kernel.used["user.slice/user-1001.slice"] = 6 * GIB
+    asyncio.run(world.keeper.logged_in(ALICE))
+    first = (tmp_path / "p.json").read_text()
+    asyncio.run(world.keeper.logged_in(ALICE))
+    assert (tmp_path / "p.json").read_text() == first
 
 
 @pytest.mark.parametrize("uid", [0, 4711])
