@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -359,3 +360,33 @@ def test_the_journal_of_our_decisions_can_not_be_flooded_away(host: RunningHost)
     host.run("mallory", ["python3", "-c", script])
     assert host.journal("DS01_EVENT=gpu.granted", "DS01_USER=alice")
     assert ledger(host, "SELECT count(*) FROM record WHERE event = 'gpu.granted' AND uid = 1001")[0][0] > 0
+
+
+FORGED = """
+import asyncio, sys
+from dbus_next import BusType, Message, MessageType
+from dbus_next.aio import MessageBus
+
+async def main():
+    bus = await MessageBus(bus_type=BusType.SYSTEM).connect()
+    for to in (sys.argv[1], None):
+        await bus.send(Message(
+            message_type=MessageType.SIGNAL, destination=to, path="/org/freedesktop/login1",
+            interface="org.freedesktop.login1.Manager", member="UserNew", signature="uo", body=[65534, "/x"]))
+    await asyncio.sleep(1)
+
+asyncio.run(main())
+"""
+
+
+def test_nobody_speaks_for_systemd_to_our_daemons(host: RunningHost) -> None:
+    """Signals to one connection pass by its match rules; broadcasts are believed of systemd and logind alone."""
+    pid = host.root(["systemctl", "show", "-P", "MainPID", "ds01-limits-sync"]).out.strip()
+    names = host.root(["busctl", "--system", "list", "--no-legend", "--unique"]).out.splitlines()
+    (ours,) = [line.split()[0] for line in names if line.split()[1] == pid]
+    since = time.time()
+    host.run("mallory", ["/usr/lib/ds01/venv/bin/python", "-c", FORGED, ours])
+    said = [entry["MESSAGE"] for entry in host.journal("-u", "dbus.service", since_s=since)]
+    assert [text for text in said if "Rejected send message" in text and 'member="UserNew"' in text]
+    host.root(["systemctl", "reload", "ds01-limits-sync"])
+    assert not host.root("ls -d /run/systemd/system.control/user-65534.slice.d", check=False).out

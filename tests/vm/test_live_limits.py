@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lib.people import POLICY, docker_run, eventually, inspect, policy_text, set_policy
-from machine.cgroups import scope, user_slice
+from machine.cgroups import Cgroup, scope, user_slice
 from machine.vm import RunningVm
 
 MIB = 2**20
@@ -73,3 +73,29 @@ def test_memory_in_use_is_left_alone_for_the_grace(vm: RunningVm) -> None:
     eventually(lambda: whole.number("memory.max") == 60 * MIB, "the slice's memory follows", grace_s + 30)
     assert vm.now_s() >= begin + grace_s
     eventually(lambda: whole.counters("memory.events")["oom_kill"] > killed_before, "and the kernel kills", 30)
+
+
+def test_the_machines_parts_and_groups_have_their_limits(vm: RunningVm) -> None:
+    parts = {"engine": "docker.slice", "jobs": "system.slice/cron.service"}
+    changes: dict[str, object] = {}
+    for number, key in enumerate((*parts, "groups.student.total"), 1):
+        changes |= {f"{key}.memory_max": f"{1000 + number}MiB", f"{key}.memory_high": "900MiB"}
+        changes |= {f"{key}.cpu_quota": f"{150 + number}%", f"{key}.tasks_max": 3000 + number}
+    docker_run(vm, "alice", "plain")
+    set_policy(vm, changes | {"reserve.memory": "1000MiB", "reserve.cpus": 0.5})
+    group = user_slice(vm, "alice").path.rpartition("/")[0]
+    for number, path in enumerate((*parts.values(), group), 1):
+        assert Cgroup(vm, path).limits() == limits(1000 + number, 900, 150 + number, 3000 + number)
+    memory_kib = int(vm.root("grep MemTotal: /proc/meminfo").out.split()[1])
+    everybody = Cgroup(vm, "ds01.slice").read("memory.max", "cpu.max")
+    assert abs(int(everybody["memory.max"]) - (memory_kib * 1024 - 1000 * MIB)) < MIB
+    assert everybody["cpu.max"] == "150000 100000"
+
+
+def test_what_is_changed_by_hand_comes_back(vm: RunningVm) -> None:
+    docker_run(vm, "alice", "plain")
+    whole = user_slice(vm, "alice")
+    before = whole.limits()
+    name = whole.path.rpartition("/")[2]
+    vm.root(["systemctl", "set-property", "--runtime", name, "MemoryMax=infinity", "TasksMax=9", "CPUQuota="])
+    eventually(lambda: whole.limits() == before, f"the slice has {before} again", 30)

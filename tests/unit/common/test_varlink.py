@@ -17,7 +17,14 @@ from echo_interface import Echo
 from ds01.common import varlink
 from ds01.common.errors import PeerRefused, Unavailable
 from ds01.common.peer import Peer
-from ds01.common.varlink import MAX_CONNECTIONS_PER_UID, MAX_MESSAGE_BYTES, VarlinkServer, call, hung_up
+from ds01.common.varlink import (
+    MAX_CALLS_PER_UID,
+    MAX_CONNECTIONS_PER_UID,
+    MAX_MESSAGE_BYTES,
+    VarlinkServer,
+    call,
+    hung_up,
+)
 
 ALICE = Peer(1001, "alice", frozenset(), 1, "", False)
 SHIM = Peer(0, "root", frozenset(), 1, "ds01-docker-shim.service", False)
@@ -26,9 +33,10 @@ SHIM = Peer(0, "root", frozenset(), 1, "ds01-docker-shim.service", False)
 class Service:
     """A server on a socket, and raw clients for it."""
 
-    def __init__(self, path: Path, echo: Echo) -> None:
+    def __init__(self, path: Path, echo: Echo, server: VarlinkServer) -> None:
         self.path = str(path)
         self.echo = echo
+        self.server = server
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_unix_connection(self.path)
@@ -46,7 +54,7 @@ async def serving(tmp_path: Path, who: Callable[[socket.socket], Peer]) -> Async
     server = VarlinkServer(listener, lambda peer, _: echo, who)
     server.start()
     try:
-        yield Service(tmp_path / "s", echo)
+        yield Service(tmp_path / "s", echo, server)
     finally:
         server.close()
         listener.close()
@@ -258,3 +266,27 @@ def test_a_caller_who_has_gone_is_noticed() -> None:
     assert hung_up(ours)
     ours.close()
     assert hung_up(ours)
+
+
+def test_calls_that_were_cut_off_are_not_counted_for_ever(tmp_path: Path) -> None:
+    """What one connection had queued when it was closed must not keep the next ones of its uid out."""
+
+    async def scene(service: Service) -> None:
+        for _ in range(3):
+            reader, writer = await service.connect()
+            writer.write(message("again") * (MAX_CALLS_PER_UID + 8))
+            await rest_of(reader)
+        assert service.server.queued_calls(1001) == 0
+        assert await service.call("after") == "after"
+
+    run(tmp_path, scene)
+
+
+def test_a_service_of_ours_may_queue_more(tmp_path: Path) -> None:
+    async def scene(service: Service) -> None:
+        reader, writer = await service.connect()
+        writer.write(message("many") * (MAX_CALLS_PER_UID + 8))
+        for _ in range(MAX_CALLS_PER_UID + 8):
+            assert b"many" in await reader.readuntil(b"\0")
+
+    run(tmp_path, scene, SHIM)
