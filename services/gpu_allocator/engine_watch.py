@@ -11,7 +11,7 @@ from ds01.common.errors import Ds01Error
 RETRY_S = 0.5
 """Pause before the engine is asked again after it did not answer."""
 
-RECONCILE_S = 60.0
+RECONCILE_S = 15.0
 """How often every lease is compared even if no event came."""
 
 

@@ -8,6 +8,9 @@ from cysystemd.journal import send
 
 from ds01.common.events import EVENTS, Event
 
+IDENTIFIER = "ds01"
+"""What journalctl shows before the message; which of the services it was says _SYSTEMD_UNIT."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -21,6 +24,7 @@ class JournalEventLog:
             send(
                 message=event.message,
                 MESSAGE_ID=kind.message_id,
+                SYSLOG_IDENTIFIER=IDENTIFIER,
                 PRIORITY=str(int(kind.priority)),
                 **event.journal_fields(),
             )
