@@ -16,10 +16,13 @@ KEPT, PUBLISHED = "/var/lib/ds01/policy.json", "/run/ds01/policy.json"
 LIMITS = ("memory.max", "memory.high", "cpu.max", "pids.max")
 OWN = " ".join(f"/sys/fs/cgroup/{name}" for name in LIMITS)
 
-# Runs before dockerd, and so before any container: what the kernel holds at that time of everybody who may have one.
-WITNESS = """\
+# Runs before dockerd is first started, and so before any container: what the kernel holds at that time, and by which
+# policy. What goes wrong in it must not keep dockerd waiting for better times.
+WITNESS = f"""\
 [Service]
-ExecStartPre=/bin/sh -c 'cd /sys/fs/cgroup/ds01.slice; grep -s . */*/*.max */*/*.high >/run/witness'
+ExecStartPre=-/bin/sh -c '[ -e /run/witness ] || grep . */*/*.max */*/*.high >/run/witness'
+ExecStartPre=-/bin/sh -c '[ -e /run/witness.policy ] || cp {KEPT} /run/witness.policy'
+WorkingDirectory=/sys/fs/cgroup/ds01.slice
 """
 
 
@@ -71,7 +74,7 @@ def witnessed(vm: RunningVm) -> dict[str, str]:
     folder = f"{user_slice(vm, 'alice').path.partition('/')[2]}/"
     pairs = (line.split(":", 1) for line in vm.read("/run/witness").splitlines())
     found = {path.removeprefix(folder): value for path, value in pairs if path.startswith(folder)}
-    return {name: found[name] for name in LIMITS}
+    return {name: found.get(name, "none was there") for name in LIMITS}
 
 
 def told(vm: RunningVm) -> list[dict[str, str]]:
@@ -132,7 +135,7 @@ def test_a_power_cut_amid_edits_leaves_the_old_or_the_new(vm: RunningVm) -> None
     eventually(lambda: len(often()) >= 5, "the policy is published again and again", 60)
     vm.cut_power()
     assert witnessed(vm) in [version.of_slice() for version in versions.values()]
-    assert vm.read(KEPT) in compiled.values()
+    assert vm.read("/run/witness.policy") in compiled.values()
     (now,) = [version for name, version in versions.items() if vm.read(POLICY) == texts[name]]
     eventually(lambda: user_slice(vm, "alice").limits() == now.of_slice(), "the slice follows the file", 60)
     eventually(lambda: scope(vm, "phoenix").limits() == now.of_container(), "the container follows the file", 60)
