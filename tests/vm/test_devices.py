@@ -9,18 +9,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from lib.people import ENGINE, docker_run, eventually, set_policy
+from lib.people import ENGINE, docker_run, eventually, pid_of, set_policy
 from machine.cgroups import Cgroup, scope
 from machine.vm import RunningVm
 
 ALLOWED, DENIED = "No such device or address", "Operation not permitted"
-OPEN = 'for node in /dev/nvidia* /dev/nvidia-caps/*; do [ -c "$node" ] && (: <"$node") 2>&1; done; true'
+OPEN = """
+nodes=$(find "/proc/$2/root/dev" -name 'nvidia*' -type c -printf '/dev/%P ')
+echo $$ >"/sys/fs/cgroup/$1/cgroup.procs"
+for node in $nodes; do (: <"$node") 2>&1; done; true
+"""
 
 
-def answers(vm: RunningVm) -> set[str]:
-    """What a process in the container is told when it opens its GPU's nodes."""
-    said = vm.root(["docker", "-H", ENGINE, "exec", "gpu", "sh", "-c", OPEN]).out
-    return {line.rpartition(": ")[2] for line in said.splitlines()}
+def answers(vm: RunningVm, own: Cgroup) -> set[str]:
+    """What a process in the container's cgroup is told when it opens the nodes that the container has."""
+    lines = vm.root(["sh", "-c", OPEN, "sh", own.path, str(pid_of(vm, "gpu"))]).out.splitlines()
+    assert len(lines) == 6, lines  # one GPU, control node, UVM and its tools, and a MIG instance's two capabilities
+    return {line.rpartition(": ")[2] for line in lines}
 
 
 @pytest.fixture
@@ -33,10 +38,10 @@ def own(vm: RunningVm) -> Iterator[Cgroup]:
 
 
 def test_a_gpu_survives_policy_update_reload_and_reexec(vm: RunningVm, own: Cgroup) -> None:
-    assert answers(vm) == {ALLOWED}
+    assert answers(vm, own) == {ALLOWED}
     set_policy(vm, {"groups.student.max_cpus": 0.5, "groups.student.pids_limit": 321})
     eventually(lambda: own.number("pids.max") == 321, "the container follows the policy", 30)
-    assert answers(vm) == {ALLOWED}
+    assert answers(vm, own) == {ALLOWED}
     for change in (
         f"docker -H {ENGINE} update --cpus 0.4 --pids-limit 123 gpu",
         "systemctl daemon-reload",
@@ -45,7 +50,7 @@ def test_a_gpu_survives_policy_update_reload_and_reexec(vm: RunningVm, own: Cgro
         f"docker -H {ENGINE} update --cpus 0.3 gpu && systemctl daemon-reload",
     ):
         vm.root(change)
-        assert answers(vm) == {ALLOWED}, change
+        assert answers(vm, own) == {ALLOWED}, change
     assert own.number("pids.max") == 123
     vm.root(["systemctl", "set-property", "--runtime", own.path.rpartition("/")[2], "DeviceAllow="])
-    assert answers(vm) == {DENIED}  # so there is a filter, and this is how its loss would look
+    assert answers(vm, own) == {DENIED}  # so there is a filter, and this is how its loss would look
