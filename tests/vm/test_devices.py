@@ -9,22 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from lib.people import ENGINE, docker_run, eventually, pid_of, set_policy
+from lib.people import ENGINE, docker_run, eventually, gpu_nodes, set_policy
 from machine.cgroups import Cgroup, scope
 from machine.vm import RunningVm
 
 ALLOWED, DENIED = "No such device or address", "Operation not permitted"
-OPEN = """
-nodes=$(find "/proc/$2/root/dev" -name 'nvidia*' -type c -printf '/dev/%P ')
-echo $$ >"/sys/fs/cgroup/$1/cgroup.procs"
-for node in $nodes; do (: <"$node") 2>&1; done; true
-"""
+OPEN = 'echo $$ >"/sys/fs/cgroup/$1/cgroup.procs"; shift; for node; do (: <"$node") 2>&1; done; true'
 
 
 def answers(vm: RunningVm, own: Cgroup) -> set[str]:
     """What a process in the container's cgroup is told when it opens the nodes that the container has."""
-    lines = vm.root(["sh", "-c", OPEN, "sh", own.path, str(pid_of(vm, "gpu"))]).out.splitlines()
-    assert len(lines) == 6, lines  # one GPU, control node, UVM and its tools, and a MIG instance's two capabilities
+    nodes = gpu_nodes(vm, "gpu")
+    lines = vm.root(["sh", "-c", OPEN, "sh", own.path, *nodes]).out.splitlines()
+    assert len(lines) == len(nodes) == 6  # GPU, control node, UVM and its tools, two MIG capabilities
     return {line.rpartition(": ")[2] for line in lines}
 
 

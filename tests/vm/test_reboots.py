@@ -13,6 +13,7 @@ from machine.vm import RunningVm
 
 MIB = 2**20
 KEPT, PUBLISHED = "/var/lib/ds01/policy.json", "/run/ds01/policy.json"
+DS01 = "/sys/fs/cgroup/ds01.slice"
 LIMITS = ("memory.max", "memory.high", "cpu.max", "pids.max")
 OWN = " ".join(f"/sys/fs/cgroup/{name}" for name in LIMITS)
 
@@ -20,9 +21,8 @@ OWN = " ".join(f"/sys/fs/cgroup/{name}" for name in LIMITS)
 # policy. What goes wrong in it must not keep dockerd waiting for better times.
 WITNESS = f"""\
 [Service]
-ExecStartPre=-/bin/sh -c '[ -e /run/witness ] || grep . */*/*.max */*/*.high >/run/witness'
+ExecStartPre=-/bin/sh -c 'cd {DS01}; [ -e /run/witness ] || grep . */*/*.max */*/*.high >/run/witness'
 ExecStartPre=-/bin/sh -c '[ -e /run/witness.policy ] || cp {KEPT} /run/witness.policy'
-WorkingDirectory=/sys/fs/cgroup/ds01.slice
 """
 
 
