@@ -110,6 +110,14 @@ class MachineLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class GpuTotal:
+    """What everybody in a group together may lease. None = no limit."""
+
+    max_gpu_equivalents: Fraction | None = None
+    max_mig_instances: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
     """One policy group: its limits, what it may use as a whole, and who is in it."""
 
@@ -119,6 +127,7 @@ class Group:
     members: frozenset[str]
     unix_groups: frozenset[str]
     values: Mapping[str, Any]
+    gpu_total: GpuTotal = GpuTotal()
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,9 +242,17 @@ def high_for(memory_max_bytes: int | None) -> int | None:
 def _group(name: str, raw: Mapping[str, Any], machine: MachineLimits) -> Group:
     values = raw["limits"]
     total = _section(values, "total")
+    equivalents = total.pop("max_gpu_equivalents", None)
+    gpus = GpuTotal(None if equivalents is None else Fraction(equivalents), total.pop("max_mig_instances", None))
     own = {key: value for key, value in values.items() if not key.startswith("total.")}
     return Group(
-        name, _limits(own, machine), Aggregate(**total), frozenset(raw["members"]), frozenset(raw["unix_groups"]), own
+        name=name,
+        limits=_limits(own, machine),
+        total=Aggregate(**total),
+        members=frozenset(raw["members"]),
+        unix_groups=frozenset(raw["unix_groups"]),
+        values=own,
+        gpu_total=gpus,
     )
 
 

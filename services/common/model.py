@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
 
+from ds01.common.events import Event
+
 API_VERSION = "1.45"
 """The newest Engine API of Docker 26. Every request of ours names it, whatever the client spoke."""
 
@@ -52,18 +54,28 @@ class Unit:
         return self.profile == FULL
 
 
+class LeaseKind(StrEnum):
+    """What a lease is for: a container, processes of the host in a scope, or a user's login sessions."""
+
+    CONTAINER = "container"
+    HOST = "host"
+    LOGIN = "login"
+
+
 class LeaseState(StrEnum):
-    """The life of a lease. docs/ARCHITECTURE.md has the table of transitions."""
+    """The life of a lease. docs/ALLOCATOR.md draws it; gpu_allocator/lifecycle.py has the table of transitions."""
 
     GRANTED = "granted"
     BOUND = "bound"
     ACTIVE = "active"
     HELD = "held"
     DRAINING = "draining"
+    WAITING = "waiting-for-unit"
+    LOST = "lost"
     RELEASED = "released"
 
 
-HOLDING = (LeaseState.GRANTED, LeaseState.BOUND, LeaseState.ACTIVE, LeaseState.HELD, LeaseState.DRAINING)
+HOLDING = tuple(state for state in LeaseState if state is not LeaseState.RELEASED)
 """States in which a lease's units are nobody else's."""
 
 WITH_DEVICES = (LeaseState.GRANTED, LeaseState.BOUND, LeaseState.ACTIVE, LeaseState.HELD)
@@ -84,8 +96,9 @@ class LeasedUnit:
 class Lease:
     """Who holds what, as the ledger says. Times are seconds of the epoch.
 
-    `until` is when the present state ends by itself (granted: no container appeared; held: the hold is over);
-    None where it does not.
+    `until` is when the present state ends by itself (granted: no container appeared; held: the hold is over; of a
+    login lease: when it was granted until); None where it does not. `request` is what was asked for, so that the same
+    can be leased again. A host lease has the name of its command as `container_name`.
     """
 
     id: str
@@ -100,22 +113,90 @@ class Lease:
     since: float
     until: float | None
     units: tuple[LeasedUnit, ...]
+    kind: LeaseKind = LeaseKind.CONTAINER
+    request: str = ""
 
     @property
     def unit_names(self) -> str:
         """The units as people read them: `0:1,2`."""
         return ",".join(unit.name for unit in self.units)
 
+    @property
+    def size(self) -> Fraction:
+        """What it holds, in GPUs."""
+        return sum((unit.size for unit in self.units), Fraction(0))
+
+    @property
+    def scope(self) -> str:
+        """The unit in which the processes of a host lease run."""
+        return f"ds01-{self.id}.scope"
+
+
+@dataclass(frozen=True, slots=True)
+class Waiter:
+    """Somebody in the queue, as the ledger keeps it. `until` is when the waiting ends in vain; None for never."""
+
+    request_id: str
+    uid: int
+    user: str
+    group: str
+    request: str
+    name: str
+    kind: LeaseKind
+    since: float
+    until: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """GPU time that one user has had, in GPU seconds that count less the older they are, as of `at` (epoch)."""
+
+    value: float
+    at: float
+
+
+NO_SHARE = Share(0.0, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What becomes durable together: leases and waiters as they are from now on, GPU time, and the events that tell.
+
+    `gone` are waiters that wait no more: (uid, request id). `events` have the time they happened at (epoch).
+    """
+
+    leases: tuple[Lease, ...] = ()
+    events: tuple[tuple[float, Event], ...] = ()
+    shares: tuple[tuple[int, Share], ...] = ()
+    waiting: tuple[Waiter, ...] = ()
+    gone: tuple[tuple[int, str], ...] = ()
+
 
 class Reason(StrEnum):
-    """Why a GPU was refused. The first group is the caller's limit, the second the moment, the third our state."""
+    """Why a GPU was refused: the request itself, the caller's limits, or the moment."""
 
+    NOT_A_REQUEST = "not-a-request"
+    NO_SUCH_UNIT = "no-such-unit"
+    FULL_GPU_NOT_ALLOWED = "full-gpu-not-allowed"
     OVER_UNITS_PER_CONTAINER = "over-units-per-container"
     OVER_GPU_EQUIVALENTS = "over-gpu-equivalents"
     OVER_MIG_INSTANCES = "over-mig-instances"
-    FULL_GPU_NOT_ALLOWED = "full-gpu-not-allowed"
+    OVER_GROUP_TOTAL = "over-group-total"
     NONE_FREE = "none-free"
-    NOT_A_COUNT = "not-a-count"
+    WAITED_IN_VAIN = "waited-in-vain"
+
+
+@dataclass(frozen=True, slots=True)
+class Blocker:
+    """A lease that would have to end first. `until` (epoch) is when it does so at the latest; None if nobody knows."""
+
+    uid: int
+    user: str
+    group: str
+    name: str
+    units: str
+    state: LeaseState
+    until: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,13 +209,15 @@ class Denied:
     used: str
     requested: str
     hint: str
+    to_end: tuple[Blocker, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """The units that a request gets."""
+    """The units that a request gets, and what whoever gets them should know."""
 
     units: tuple[Unit, ...]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,7 +88,8 @@ PER_USER = (
           "how long a stopped container keeps its GPU units"),
     _user("container_hold_after_stop", "container_hold_after_stop_s", Kind.DURATION, "30m", "",
           "how long a stopped container is kept", optional=True),
-    _user("priority", "priority", Kind.WEIGHT, "100", "", "weight in the GPU queue; twice as much waits half as long"),
+    _user("priority", "priority", Kind.WEIGHT, "100", _ALLOCATOR,
+          "weight in the GPU queue; with twice as much, the same GPU time counts half"),
 )  # fmt: skip
 
 _SLICE = (
@@ -124,9 +125,15 @@ LOGIN = _slice(
     "login", "a user's login sessions", Layer.BOTH,
     ("50% of machine", "25% of machine", DERIVED, "10% of machine", "100"),
 )  # fmt: skip
-TOTAL = _slice(
-    "total", "everybody in the group together", Layer.GROUP, (UNLIMITED, UNLIMITED, UNLIMITED, UNLIMITED, "100")
-)
+TOTAL = (
+    *_slice("total", "everybody in the group together", Layer.GROUP,
+            (UNLIMITED, UNLIMITED, UNLIMITED, UNLIMITED, "100")),
+    Key("total.max_gpu_equivalents", "total.max_gpu_equivalents", Kind.GPUS, UNLIMITED,
+        "everybody in the group together: GPUs leased at a time, holds included", _ALLOCATOR, Layer.GROUP,
+        optional=True),
+    Key("total.max_mig_instances", "total.max_mig_instances", Kind.COUNT, UNLIMITED,
+        "everybody in the group together: MIG instances leased at a time", _ALLOCATOR, Layer.GROUP, optional=True),
+)  # fmt: skip
 ENGINE = _slice(
     "engine", "dockerd and what nobody placed (docker.slice)", Layer.MACHINE,
     (UNLIMITED, "50% of machine", UNLIMITED, "40% of machine", "200"),
@@ -217,17 +224,17 @@ POLICIES = (
             "how much a user may extend the runtime of containers in a month"),
     _policy("keepalive_max_duration", "keepalive_max_duration_s", Kind.DURATION, "24h", "",
             "how long 'container keep' holds off the idle timeout"),
-    _policy("created_container_timeout", "created_container_timeout_s", Kind.DURATION, "30m", "",
+    _policy("created_container_timeout", "created_container_timeout_s", Kind.DURATION, "30m", _ALLOCATOR,
             "how long a container that was never started keeps its GPU"),
     _policy("granted_timeout", "granted_timeout_s", Kind.DURATION, "60s", _ALLOCATOR,
             "how long a lease waits for its container", least=1),
-    _policy("gpus_all_means", "gpus_all_means", Kind.COUNT, "1", _SHIM,
+    _policy("gpus_all_means", "gpus_all_means", Kind.COUNT, "1", _ALLOCATOR,
             "how many units '--gpus all' asks for", least=1),
     _policy("high_demand_threshold", "high_demand_threshold_percent", Kind.PERCENT, "80%", "",
             "part of the units in use from which idle timeouts shrink"),
     _policy("high_demand_idle_reduction", "high_demand_idle_reduction_percent", Kind.PERCENT, "50%", "",
             "what is left of an idle timeout then"),
-    _policy("fair_share_half_life", "fair_share_half_life_s", Kind.DURATION, "7d", "",
+    _policy("fair_share_half_life", "fair_share_half_life_s", Kind.DURATION, "7d", _ALLOCATOR,
             "after what time used GPU time counts half in the queue", least=1),
     _policy("shrink_grace", "shrink_grace_s", Kind.DURATION, "30m", _SYNC,
             "how long memory in use beyond a lowered limit is left alone before the limit holds all the same"),
