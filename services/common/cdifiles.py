@@ -44,7 +44,7 @@ class CdiFiles:
         The temporary file lies in the same folder: the engine's cache ignores files that are created elsewhere and
         moved in, and would go on with the old devices.
         """
-        text = json.dumps(spec, indent=1, sort_keys=True)
+        text = _text(spec)
         if text == self._written:
             return
         self._spec_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -72,6 +72,13 @@ class CdiFiles:
                 continue
             return self._parsed
         return NO_VENDOR
+
+
+def _text(spec: Mapping[str, Any]) -> str:
+    """JSON with a line for each device: quick to write, and still to be read."""
+    rest = json.dumps({key: value for key, value in spec.items() if key != "devices"}, sort_keys=True)
+    devices = ",\n".join(json.dumps(device, sort_keys=True) for device in spec["devices"])
+    return f'{{"devices": [\n{devices}\n], {rest[1:]}\n' if len(rest) > 2 else f'{{"devices": [{devices}]}}\n'
 
 
 def _world_readable(path: str, flags: int) -> int:

@@ -16,7 +16,7 @@ from urllib.parse import quote, urlencode
 import h11
 
 from ds01.common.errors import EngineRefused, Unavailable
-from ds01.common.model import API_VERSION, ContainerFacts, EngineFacts
+from ds01.common.model import API_VERSION, ContainerFacts, EngineFacts, Listed
 
 ENGINE_SOCKET = "/run/ds01-engine/engine.sock"
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
@@ -76,6 +76,16 @@ class Engine:
         if response.status == 404:
             return None
         return container_facts(_successful(response).json())
+
+    async def listed(self) -> list[Listed]:
+        """All containers, in any state, with what a list tells of them."""
+        response = _successful(await self.request("GET", "/containers/json", {"all": "1"}))
+        return [_listed(item) for item in response.json()]
+
+    async def raw(self, container: str) -> Mapping[str, Any] | None:
+        """The engine's whole answer on the container with this id; None if there is none."""
+        response = await self.request("GET", f"/containers/{container}/json")
+        return None if response.status == 404 else cast("Mapping[str, Any]", _successful(response).json())
 
     async def find_leased(self, lease: str) -> ContainerFacts | None:
         """The container, in any state, that was made for this lease; None if there is none."""
@@ -193,6 +203,20 @@ def container_facts(raw: Mapping[str, Any]) -> ContainerFacts:
         cgroup_parent=raw["HostConfig"].get("CgroupParent", ""),
         restart_policy=(raw["HostConfig"].get("RestartPolicy") or {}).get("Name") or "no",
         error=str(state.get("Error") or ""),
+    )
+
+
+def _listed(raw: Mapping[str, Any]) -> Listed:
+    names, labels = raw.get("Names") or [""], raw.get("Labels") or {}
+    state = str(raw.get("State", ""))
+    uid = labels.get("ds01.uid", "")
+    return Listed(
+        id=str(raw["Id"]),
+        name=str(names[0]).removeprefix("/"),
+        running=state in ("running", "paused", "restarting"),
+        owner_uid=int(uid) if uid.isdecimal() else None,
+        lease=labels.get("ds01.lease", ""),
+        request=labels.get("ds01.gpus", ""),
     )
 
 

@@ -84,12 +84,95 @@ EVENTS: dict[str, EventKind] = {
         "GPU units are free again",
         "The lease ended; DS01_REASON says why.",
     ),
-    "gpu.unit-missing": EventKind(
-        "d4f9ade6c491432682393a759bbec394",
+    "gpu.waiting": EventKind(
+        "3c0897c6178147069d3176c579528f11",
         Priority.NOTICE,
-        "GPU units of a lease do not exist at the moment",
-        "The MIG layout or the GPU is not there, so no device entry is written and the container can't start.\n"
-        "Make the MIG instances again with the site's MIG service and look at 'ds01 status'.",
+        "A lease waits for its GPU units",
+        "They do not exist at the moment, so no device entry is written and the container can't start. Make the MIG\n"
+        "instances again with the site's MIG service, or let 'docker start' lease other units.",
+    ),
+    "gpu.returned": EventKind(
+        "6bac400dfdfb4df28b997ebad3f29790",
+        Priority.INFO,
+        "The GPU units of a lease exist again",
+        "Its container can start.",
+    ),
+    "gpu.lost": EventKind(
+        "2e530ac39b424f06b251beb91301011b",
+        Priority.WARNING,
+        "GPU units vanished under a running lease",
+        "The MIG layout was changed, or the GPU is gone. What runs there can't use it any more; its owner is told by\n"
+        "'ds01 status'. The lease ends with its container.",
+    ),
+    "gpu.withheld": EventKind(
+        "8e1b304e3fa94ee5ab864aaebefaea16",
+        Priority.WARNING,
+        "A GPU is given to nobody",
+        "DS01_REASON says why. What runs on it goes on; the GPU comes back by itself when it is well. See\n"
+        "'nvidia-smi' and the kernel's journal.",
+    ),
+    "gpu.restored": EventKind(
+        "9e613adf649e4c04bba0b58e97ce5c75",
+        Priority.NOTICE,
+        "A GPU can be leased again",
+        "DS01_OLD says what was wrong with it.",
+    ),
+    "gpu.bypassed": EventKind(
+        "507087774d834fa8bafd4f287470c1c7",
+        Priority.WARNING,
+        "A container has GPUs without a lease",
+        "It was started at the engine's own socket, past DS01. Its units are given to nobody until it ends: create it\n"
+        "anew through /run/docker.sock.",
+    ),
+    "gpu.mismatched": EventKind(
+        "272cd6d5e5c04ee6ae8da2bf053720ba",
+        Priority.ERROR,
+        "A container has other GPU nodes than its lease",
+        "DS01_REASON names the nodes that are too many or missing. Stop the container and look at /run/cdi/ds01.json.",
+    ),
+    "gpu.intruded": EventKind(
+        "4ab65157131942f5803bd2cbd17e3a82",
+        Priority.WARNING,
+        "A process computes on a GPU that it has no lease for",
+        "DS01_REASON names the process. It is left alone; nobody else is given the unit while it is there. It may\n"
+        "have escaped from its scope, or kept a device open beyond the end of its lease.",
+    ),
+    "queue.joined": EventKind(
+        "2ed463ea8eb846d889270be18716b304",
+        Priority.INFO,
+        "A user waits for GPUs",
+        "'ds01 queue' shows everybody who waits, and why.",
+    ),
+    "queue.left": EventKind(
+        "c88c78beeaba460986037bb0232f0814",
+        Priority.INFO,
+        "A user waits no more",
+        "DS01_REASON says why.",
+    ),
+    "login.closed": EventKind(
+        "76f15203434e473391054f2bf4fe64c8",
+        Priority.INFO,
+        "GPUs were closed to login sessions",
+        "The time of a grant is over. Programs that had opened the GPU keep it until they end, and so does the lease.",
+    ),
+    "login.close-failed": EventKind(
+        "5cb8c480504e45959fae483aa2d21bb5",
+        Priority.WARNING,
+        "GPUs could not be closed to login sessions",
+        "systemd did not answer. Its own timer ds01-LEASE.timer does the same; see 'systemctl list-timers'.",
+    ),
+    "ledger.broken": EventKind(
+        "f1b2ff7657284f0b810d01878b3de3df",
+        Priority.ERROR,
+        "The ledger can't be written",
+        "Nothing new is granted or released, what runs goes on. DS01_REASON says why: a full disk, a file system that\n"
+        "is read-only, or a damaged file, which 'ds01 ledger rebuild' makes anew.",
+    ),
+    "ledger.mended": EventKind(
+        "bba372209e4940698475ec95f53f834a",
+        Priority.NOTICE,
+        "The ledger is written again",
+        "GPUs are granted and released again.",
     ),
     "container.restarted": EventKind(
         "68b8be8c8e6e4dd494d16b675c9537f7",
@@ -188,12 +271,6 @@ EVENTS: dict[str, EventKind] = {
         Priority.INFO,
         "The GPUs of this machine were read",
         "DS01_NEW lists the units that can be leased.",
-    ),
-    "ledger.broken": EventKind(
-        "9ee91b5c1fd649b1810af603c9306004",
-        Priority.ERROR,
-        "The ledger can't be used",
-        "No new lease is granted; what runs goes on. Look for a full or read-only file system below /var/lib/ds01.",
     ),
     "boot.restored": EventKind(
         "dc919fed99514c348eb8d28322c68839",

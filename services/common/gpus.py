@@ -4,8 +4,11 @@ The annotations are types, not text: asyncvarlink describes the interface from t
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
+
+from ds01.common.errors import Unavailable
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -29,9 +32,11 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU. When it is not usable, `reason` says why and `instances` is empty: they are unknown, not absent.
+    """One GPU. When it is not usable, `reason` says why.
 
-    The UUID is empty, and the minor -1, when NVML never told them.
+    One that does not answer has its last known names and no `instances`: they are unknown, not absent. One that
+    answers and is not usable has them, so that what runs there can be told. The UUID is empty, and the minor -1, when
+    NVML never told them. `links` are the indices of the GPUs that NVLink reaches from here; none in MIG mode.
     """
 
     index: int
@@ -43,6 +48,7 @@ class Gpu:
     usable: bool
     reason: str
     instances: list[Instance]
+    links: list[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +59,92 @@ class Inventory:
     gpus: list[Gpu]
 
 
-class InventoryReader(Protocol):
-    """Reads the GPUs; may block for as long as the driver does."""
+@dataclass(frozen=True, slots=True)
+class GpuProcess:
+    """A process with a context on a GPU: `gpu_instance` is -1 on a whole GPU, or where NVML does not tell.
 
-    def inventory(self) -> Inventory:
+    `pid` is the host's. `memory_bytes` is None where the driver does not tell.
+    """
+
+    gpu_uuid: str
+    gpu_instance: int
+    pid: int
+    memory_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessList:
+    """Who uses the GPUs. `unknown` are the UUIDs of those that can't be told; "" is one whose UUID was never told."""
+
+    processes: list[GpuProcess]
+    unknown: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """What NVML says of a GPU's health; None is what this GPU or driver does not offer, and means nothing.
+
+    `uncorrected_errors` (ECC) and `energy_mj` count since the driver was loaded. `recovery_action` is
+    NVML_GPU_RECOVERY_ACTION_*, 0 for none.
+    """
+
+    uncorrected_errors: int | None = None
+    pages_pending: bool | None = None
+    rows_pending: bool | None = None
+    rows_failed: bool | None = None
+    recovery_action: int | None = None
+    energy_mj: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """A GPU as NVML shows it, before it is judged. `vitals` is None when it does not answer; `lost` is NVML's word."""
+
+    gpu: Gpu
+    vitals: Vitals | None
+    lost: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """All GPUs as NVML shows them at one moment."""
+
+    driver: str
+    sights: list[Sight]
+
+
+@dataclass(frozen=True, slots=True)
+class XidEvent:
+    """An Xid error. `gpu_uuid` is empty when the GPU can't be told."""
+
+    gpu_uuid: str
+    xid: int
+
+
+class NoDriver(Unavailable):
+    """No driver is loaded: whatever the GPUs suffered from, they begin anew with the next one."""
+
+
+class GpuReader(Protocol):
+    """Looks at the GPUs; may block for as long as the driver does."""
+
+    def look(self) -> Look:
         """The GPUs as they are now.
 
         Raises:
-            Unavailable: there is no driver to ask, or it does not answer.
+            NoDriver: none is loaded.
+            Unavailable: NVML does not answer.
+        """
+
+
+class XidReader(Protocol):
+    """Tells of Xid errors as they occur; blocks."""
+
+    def events(self) -> Iterator[XidEvent]:
+        """One after the other, without end.
+
+        Raises:
+            Unavailable: NVML does not answer (any more); begin again.
         """
 
 

@@ -247,6 +247,18 @@ class ContainerFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Listed:
+    """What a list of containers tells of one. `running` includes one that is paused, or waits for its restart."""
+
+    id: str
+    name: str
+    running: bool
+    owner_uid: int | None
+    lease: str
+    request: str
+
+
+@dataclass(frozen=True, slots=True)
 class EngineFacts:
     """Which limits the engine can apply itself, and how many CPUs it sees.
 

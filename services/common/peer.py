@@ -88,14 +88,23 @@ def identify(connection: socket.socket) -> Peer:
         PeerRefused: it is dead, can't be read, or runs where nobody may ask from.
     """
     uid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
-    try:
-        pidfd = struct.unpack("i", connection.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD, 4))[0]
-    except OSError as exc:
-        raise PeerRefused("the caller is gone") from exc
+    pidfd = peer_pidfd(connection)
     try:
         return _identify(uid, pidfd)
     finally:
         os.close(pidfd)
+
+
+def peer_pidfd(connection: socket.socket) -> int:
+    """A new descriptor of the process that connected.
+
+    Raises:
+        PeerRefused: it is gone.
+    """
+    try:
+        return int(struct.unpack("i", connection.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD, 4))[0])
+    except OSError as exc:
+        raise PeerRefused("the caller is gone") from exc
 
 
 def _identify(uid: int, pidfd: int) -> Peer:
@@ -128,6 +137,15 @@ def account(uid: int) -> tuple[str, frozenset[str]]:
     """
     entry = _account(uid)
     return entry.pw_name, frozenset(_groups(entry))
+
+
+def uid_of(user: str) -> int:
+    """The uid of an account by its name.
+
+    Raises:
+        PeerRefused: no such account.
+    """
+    return _account(user).pw_uid
 
 
 def _living(pidfd: int) -> int:

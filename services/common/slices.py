@@ -39,6 +39,31 @@ class SlicePlan:
     properties: Mapping[str, PropertyValue]
 
 
+Devices = tuple[tuple[str, str], ...]
+"""What may be opened: (path of a node or `char-NAME`, mode such as `rw`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScopePlan:
+    """A scope for one process, given by its descriptor: its slice, its systemd properties, and what it may open."""
+
+    name: str
+    slice: str
+    pidfd: int
+    devices: Devices
+    properties: Mapping[str, PropertyValue]
+
+
+@dataclass(frozen=True, slots=True)
+class TimerPlan:
+    """A command that systemd runs at a time (`calendar`, see systemd.time(7)), whoever of us is dead then."""
+
+    name: str
+    calendar: str
+    argv: tuple[str, ...]
+    description: str
+
+
 def plan_user(
     user: str, uid: int, group: str, aggregate: Aggregate, total: Aggregate = NO_TOTAL
 ) -> tuple[SlicePlan, SlicePlan]:

@@ -16,6 +16,7 @@ import struct
 import weakref
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, cast
 
 from asyncvarlink import (
@@ -32,7 +33,8 @@ from asyncvarlink import (
 from asyncvarlink.serviceinterface import PermissionDenied, VarlinkServiceInterface
 
 from ds01.common.errors import PeerRefused, Unavailable
-from ds01.common.peer import Peer, identify
+from ds01.common.hangups import Hangups
+from ds01.common.peer import Peer, identify, peer_pidfd
 from ds01.common.rates import Rates
 
 MAX_MESSAGE_BYTES = 64 * 1024
@@ -142,27 +144,45 @@ def connecting_uid(connection: socket.socket) -> int:
         return 0
 
 
-def hung_up(connection: socket.socket) -> bool:
-    """The caller has closed: whatever is decided now, nobody waits for it."""
-    try:
-        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
+class Link:
+    """A caller's connection, for what goes beyond his call: is he still there, and which process is he?"""
+
+    def __init__(self, connection: socket.socket, hangups: Hangups) -> None:
+        self._connection = connection
+        self._hangups = hangups
+
+    def hung_up(self) -> bool:
+        """The caller has closed: whatever is decided now, nobody waits for it."""
+        try:
+            return self._connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    def gone(self) -> AbstractContextManager[asyncio.Event]:
+        """While a call takes long: an event that is set when the caller closes."""
+        return self._hangups.watch(self._connection.fileno())
+
+    def pidfd(self) -> int:
+        """A descriptor of the process that connected, to be closed by whoever takes it.
+
+        Raises:
+            PeerRefused: it is gone.
+        """
+        return peer_pidfd(self._connection)
 
 
 class VarlinkServer:
     """Serves one listening socket.
 
-    `make_interface` builds the interface for one caller, given who he is and his connection (to look whether he is
-    still there), or raises PeerRefused.
+    `make_interface` builds the interface for one caller, given who he is and the link to him, or raises PeerRefused.
     """
 
     def __init__(
         self,
         listener: socket.socket,
-        make_interface: Callable[[Peer, socket.socket], VarlinkInterface],
+        make_interface: Callable[[Peer, Link], VarlinkInterface],
         who: Callable[[socket.socket], Peer] = identify,
     ) -> None:
         self._listener = listener
@@ -171,15 +191,19 @@ class VarlinkServer:
         self._connections: Counter[int] = Counter()
         self._protocols: weakref.WeakSet[_ServerProtocol] = weakref.WeakSet()
         self._rates = Rates(CONNECTIONS_PER_S, CONNECTIONS_BURST)
+        self._hangups: Hangups | None = None
 
     def start(self) -> None:
         """Begin to accept."""
+        self._hangups = Hangups()
         self._listener.listen(BACKLOG)
         asyncio.get_running_loop().add_reader(self._listener, self._accept)
 
     def close(self) -> None:
         """Stop accepting; the listening socket stays systemd's."""
         asyncio.get_running_loop().remove_reader(self._listener)
+        if self._hangups is not None:
+            self._hangups.close()
 
     def queued_calls(self, uid: int) -> int:
         """Calls received but not begun, over all connections of `uid`."""
@@ -207,7 +231,8 @@ class VarlinkServer:
             peer = self._who(connection)
             if self._connections[peer.uid] >= MAX_CONNECTIONS_PER_UID and not peer.service:
                 raise PeerRefused(f"uid {peer.uid} has {MAX_CONNECTIONS_PER_UID} connections already; close one")
-            registry = _registry(self._make_interface(peer, connection))
+            assert self._hangups is not None
+            registry = _registry(self._make_interface(peer, Link(connection, self._hangups)))
         except PeerRefused as exc:
             _refuse(connection, str(exc))
             return

@@ -1,62 +1,60 @@
-"""The allocator: turns requests, the engine's word and the clock into committed changes. Decides nothing itself.
+"""The allocator: turns requests and the clock into committed changes. Decides nothing itself.
 
-Between a decision and its commit nothing is awaited, so no two requests ever decide on the same world.
+Between a decision and its entry in the book nothing is awaited, so no two requests ever decide on the same world.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
-from typing import Protocol
+from dataclasses import dataclass, replace
 
-from ds01.common.errors import Ds01Error, EngineRefused, Unavailable
-from ds01.common.events import Event, EventLog
+from ds01.common.errors import Ds01Error, PeerRefused, Unavailable
+from ds01.common.events import Event
 from ds01.common.inventory import Inventory
-from ds01.common.limits import Limits, Policy
-from ds01.common.model import ContainerFacts, Denied, Lease, LeasedUnit, LeaseState, Unit
-from ds01.common.peer import Peer
+from ds01.common.model import Denied, Granted, Lease, LeasedUnit, LeaseKind, LeaseState, Reason, Waiter
+from ds01.common.peer import Peer, uid_of
 from ds01.common.rates import Rates
+from ds01.common.varlink import Link
 from ds01.gpu_allocator import views
-from ds01.gpu_allocator.book import Book
-from ds01.gpu_allocator.decide import World, decide
-from ds01.gpu_allocator.interface import Overview, Report
-from ds01.gpu_allocator.lifecycle import (
-    DRAIN_WAIT_S,
-    Change,
-    Timeouts,
-    on_clock,
-    on_container,
-    on_renew,
-    release,
+from ds01.gpu_allocator.decide import decide
+from ds01.gpu_allocator.engine_side import EngineSide
+from ds01.gpu_allocator.explain import explain
+from ds01.gpu_allocator.facts import Facts
+from ds01.gpu_allocator.hosts import Hosts, require_time
+from ds01.gpu_allocator.interface import (
+    ContainerWish,
+    HostWish,
+    LoginWish,
+    Overview,
+    Report,
+    Verdict,
+    WaiterView,
 )
-from ds01.gpu_allocator.reports import about, denied
-
-INVENTORY_MAX_AGE_S = 1.0
-"""How old an inventory may be when it is decided on; a storm of requests shares one reading."""
+from ds01.gpu_allocator.lifecycle import Change, on_clock, on_renew, release, revoke
+from ds01.gpu_allocator.queue import InLine
+from ds01.gpu_allocator.reports import of_denial
+from ds01.gpu_allocator.request import GpuRequest, parse_request
+from ds01.gpu_allocator.snapshot import snapshot_text
+from ds01.gpu_allocator.waiting import Queue, waits_until
+from ds01.gpu_allocator.world import Asker, masked, unlimited
 
 DENIALS_PER_S, DENIALS_BURST = 0.1, 20.0
 """How many denials of one user reach the journal."""
 
-LOOKS_AT_ONCE = 32
-"""How many containers are asked about at the same time."""
-
-_logger = logging.getLogger(__name__)
+NO_GPU = "0"
+"""What a program asks for that wants its slice and no unit."""
 
 
-class PolicySource(Protocol):
-    def current(self) -> Policy: ...
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request for units: what, for whom, and the lease that it becomes (`blank`, without units)."""
 
-
-class EngineView(Protocol):
-    """What the allocator asks the engine."""
-
-    async def answers(self) -> None: ...
-    async def inspect(self, reference: str) -> ContainerFacts | None: ...
-    async def start(self, container: str) -> None: ...
-    async def find_leased(self, lease: str) -> ContainerFacts | None: ...
+    request: GpuRequest
+    asker: Asker
+    blank: Lease
+    event: str = "gpu.granted"
 
 
 class Allocator:
@@ -64,117 +62,166 @@ class Allocator:
 
     def __init__(
         self,
-        book: Book,
-        policy: PolicySource,
-        engine: EngineView,
-        read_inventory: Callable[[], Awaitable[Inventory]],
-        account: Callable[[int], tuple[str, frozenset[str]]],
-        log: EventLog,
-        clock: Callable[[], float],
+        facts: Facts,
+        engine: EngineSide,
+        hosts: Hosts,
+        queue: Queue,
+        rebuild: Callable[[], Awaitable[list[str]]],
     ) -> None:
-        self._book = book
-        self._policy = policy
+        self._facts = facts
+        self._book = facts.book
         self._engine = engine
-        self._read_inventory = read_inventory
-        self._account = account
-        self._log = log
-        self._clock = clock
-        self._inventory: Inventory | None = None
-        self._inventory_at = 0.0
-        self._reading: asyncio.Task[Inventory] | None = None
-        self._nvml_lost = False
-        self._engine_known = False
+        self._hosts = hosts
+        self._queue = queue
+        self._rebuild = rebuild
         self._alarm: asyncio.TimerHandle | None = None
-        self._drains: dict[str, asyncio.Task[None]] = {}
-        self._looks: dict[str, asyncio.Lock] = {}
         self._denials = Rates(DENIALS_PER_S, DENIALS_BURST)
-        self._hints: set[asyncio.Task[None]] = set()
-        self._few = asyncio.Semaphore(LOOKS_AT_ONCE)
+        self._book.changed = self.changed
 
     # --- requests -----------------------------------------------------------------------------------------------
 
-    async def lease(
-        self, request_id: str, uid: int, container_name: str, count: int, is_there: Callable[[], bool]
-    ) -> Lease | Denied:
+    async def lease(self, wish: ContainerWish, link: Link) -> Verdict:
         """A new lease, or why not; the same request has the same answer. A caller who has gone gets none."""
-        inventory = await self._fresh_inventory()
-        if not is_there():
-            raise Unavailable("the caller did not wait; nothing was granted")
-        self._require_engine()
-        known = self._book.of_request(uid, request_id)
+        inventory = await self._inventory(link)
+        known = self._known(wish.uid, wish.request_id)
         if known is not None:
-            if known.state is not LeaseState.GRANTED or known.container:
-                raise Unavailable(f"request '{request_id}' was answered before, and its lease was used; ask anew")
-            return known
-        user, group, limits = self._limits(uid)
-        now = self._clock()
-        blank = Lease(
-            id=f"l{secrets.token_hex(8)}",
-            request_id=request_id,
-            uid=uid,
-            user=user,
-            group=group,
-            container="",
-            container_name=container_name,
-            count=count,
-            state=LeaseState.GRANTED,
-            since=now,
-            until=now + self._policy.current().policies.granted_timeout_s,
-            units=(),
-        )
-        return self._grant(blank, "gpu.granted", limits, inventory)
+            await self._book.settled()
+            return known, ()
+        asker = self._facts.asker(wish.uid)
+        request = parse_request(wish.gpus, self._facts.policies().gpus_all_means)
+        if isinstance(request, Denied):
+            return await self._denied(asker, wish.gpus, wish.name, wish.request_id, request)
+        blank = self._blank(asker, request, wish.request_id, wish.name, LeaseKind.CONTAINER)
+        return await self._give(Ask(request, asker, blank), inventory, wish.wait_s, link)
 
-    async def renew(self, lease_id: str, uid: int) -> Lease | Denied:
+    async def renew(self, lease_id: str, uid: int, wait_s: float, link: Link) -> Verdict:
         """The lease with units for a start that is about to be forwarded, other units than before if need be."""
-        inventory = await self._fresh_inventory()
-        self._require_engine()
+        inventory = await self._inventory(link)
         lease = self._book.past(lease_id)
-        if lease is None or lease.uid != uid:
+        if lease is None or lease.uid != uid or lease.kind is not LeaseKind.CONTAINER:
             raise Unavailable(f"there is no lease '{lease_id}'; create the container anew")
-        if lease.state is not LeaseState.RELEASED and self._book.is_complete(lease):
-            change = on_renew(lease, self._clock())
-            if change is None:
-                return lease
-            self._stop_drain(lease_id)
-            return self._committed(change)
-        if lease.state is LeaseState.ACTIVE:
-            return lease
-        _, _, limits = self._limits(uid)
-        now = self._clock()
-        self._stop_drain(lease_id)
+        is_whole = not self._book.missing(lease) and not self._facts.stock.gone(lease)
+        if lease.state is not LeaseState.RELEASED and (is_whole or lease.state is LeaseState.ACTIVE):
+            return await self._renewed(lease), ()
+        self._engine.stop_drain(lease_id)
+        request = parse_request(lease.request or str(lease.count), self._facts.policies().gpus_all_means)
+        if isinstance(request, Denied):
+            raise Unavailable(f"the lease '{lease_id}' says nothing that could be leased; create the container anew")
+        now = self._facts.now()
         state = LeaseState.HELD if lease.container else LeaseState.GRANTED
-        until = now + self._policy.current().policies.granted_timeout_s
+        until = now + self._facts.policies().granted_timeout_s
         blank = replace(lease, state=state, since=now, until=until, units=())
-        return self._grant(blank, "gpu.renewed", limits, inventory)
+        ask = Ask(request, self._facts.asker(uid), blank, "gpu.renewed")
+        return await self._give(ask, inventory, wait_s, link)
+
+    async def run(self, peer: Peer, wish: HostWish, link: Link) -> Verdict:
+        """A lease for the calling process, which is in its scope when this returns."""
+        inventory = await self._inventory(link)
+        known = self._known(peer.uid, wish.request_id)
+        if known is not None:
+            await self._book.settled()
+            return await self._hosts.start(known, link), ()
+        asker = self._facts.asker(peer.uid)
+        name = wish.command[:60] if wish.command.isprintable() else "?"
+        if wish.gpus == NO_GPU:
+            blank = self._blank(asker, GpuRequest(0), wish.request_id, name, LeaseKind.HOST)
+            await self._book.commit(Change(blank, "gpu.granted", "it asked for no GPU"))
+            return await self._hosts.start(blank, link), ()
+        request = parse_request(wish.gpus, self._facts.policies().gpus_all_means)
+        if isinstance(request, Denied):
+            return await self._denied(asker, wish.gpus, name, wish.request_id, request)
+        blank = self._blank(asker, request, wish.request_id, name, LeaseKind.HOST)
+        verdict = await self._give(Ask(request, asker, blank), inventory, wish.wait_s, link)
+        if isinstance(verdict, Denied):
+            return verdict
+        lease, warnings = verdict
+        return await self._hosts.start(lease, link), warnings
+
+    async def open_login(self, peer: Peer, wish: LoginWish) -> Verdict:
+        """GPUs for somebody's login sessions, on an administrator's word: other people's leases bound it, not quotas."""
+        require_time(wish.until, self._facts.now())
+        inventory = await self._facts.stock.fresh()
+        self._facts.require_engine()
+        uid = uid_of(wish.user)
+        asker = unlimited(self._facts.asker(uid))
+        request = parse_request(wish.gpus, self._facts.policies().gpus_all_means)
+        if isinstance(request, Denied):
+            return request
+        blank = self._blank(asker, request, secrets.token_hex(16), f"granted by {peer.user}", LeaseKind.LOGIN)
+        blank = replace(blank, state=LeaseState.ACTIVE, until=wish.until)
+        verdict = decide(request, asker, self._facts.world(inventory, self._queue.reserved()))
+        if isinstance(verdict, Denied):
+            return await self._denied(asker, str(request), blank.container_name, blank.request_id, verdict)
+        lease = self._granted(blank, verdict, "gpu.granted", f"{peer.user} opened it for login sessions")
+        await self._book.settled()
+        try:
+            await self._hosts.open_logins(uid)
+        except Unavailable as exc:
+            await self._book.commit(release(lease, f"it could not be opened: {exc}", self._facts.now()))
+            raise
+        return lease, verdict.warnings
+
+    async def revoke(self, peer: Peer, lease_id: str) -> None:
+        """End what was opened for login sessions before its time."""
+        lease = self._book.find(lease_id)
+        if lease is None or lease.kind is not LeaseKind.LOGIN or lease.state is LeaseState.DRAINING:
+            raise PeerRefused(f"nothing is open by a lease '{lease_id[:40]}'; 'ds01 grant --list' shows what is")
+        await self._book.commit(revoke(lease, f"{peer.user} ended it", self._facts.now()))
+        await self._hosts.close_login(lease)
 
     async def release(self, lease_id: str, reason: str) -> None:
         """End a lease whose container never came or is gone, on the engine's word and not the caller's."""
-        self._require_engine()
+        self._facts.require_engine()
         lease = self._book.find(lease_id)
-        if lease is not None and await self._container_of(lease) is None:
-            self._end(lease_id, reason)
+        if lease is None or lease.kind is not LeaseKind.CONTAINER:
+            return
+        if await self._engine.container_of(lease) is None:
+            lease = self._book.find(lease_id)
+            if lease is not None:
+                await self._book.commit(release(lease, reason, self._facts.now()))
 
-    async def explain(self, peer: Peer, count: int) -> tuple[list[str], tuple[Unit, ...] | Denied]:
-        """What a request would get now, and why."""
-        inventory = await self._fresh_inventory()
-        _, _, limits = self._limits(peer.uid)
-        return views.explain(peer.uid, count, limits, World(inventory.units, self._book.leases))
+    async def explain(self, peer: Peer, gpus: str) -> tuple[list[str], Granted | Denied, list[Denied]]:
+        """What a request would get now and why, or everything against it."""
+        self._facts.require_ledger()
+        inventory = await self._facts.stock.fresh()
+        world = self._facts.world(inventory, self._queue.reserved())
+        return explain(gpus, self._facts.asker(peer.uid), world, self._facts.policies().gpus_all_means)
+
+    async def snapshot(self, peer: Peer) -> str:
+        """The world on which the caller's requests are decided, as a text that can be replayed."""
+        self._facts.require_ledger()
+        inventory = await self._facts.stock.fresh()
+        world = self._facts.world(inventory, self._queue.reserved())
+        seen = world if peer.is_admin else masked(world, peer.uid)
+        means = self._facts.policies().gpus_all_means
+        return snapshot_text(self._facts.asker(peer.uid), seen, means, self._facts.now())
 
     async def overview(self, peer: Peer) -> Overview:
         """Who holds what."""
-        inventory = await self._fresh_inventory()
-        _, _, limits = self._limits(peer.uid)
-        world = World(inventory.units, self._book.leases)
-        return views.overview(views.Viewer(peer.uid, peer.is_admin), world, inventory.withheld, limits)
+        self._facts.require_ledger()
+        inventory = await self._facts.stock.fresh()
+        viewer = views.Viewer(peer.uid, peer.is_admin)
+        return views.overview(viewer, self._facts.asker(peer.uid), self._facts.world(inventory))
 
-    def record(self, report: Report) -> None:
+    async def queue(self, peer: Peer) -> list[WaiterView]:
+        """Who waits, in the order of turns."""
+        self._facts.require_ledger()
+        await self._facts.stock.fresh()
+        found = self._queue.plan()
+        return views.queue(views.Viewer(peer.uid, peer.is_admin), () if found is None else found.turns)
+
+    async def rebuild(self) -> list[str]:
+        """Put a ledger that can't be used aside, and make one from what runs."""
+        return await self._rebuild()
+
+    async def record(self, report: Report) -> None:
         """Keep a refusal of the shim. The shim has told the journal itself."""
-        user, _ = self._account(report.uid)
-        self._book.keep(
+        asker = self._facts.asker(report.uid)
+        await self._book.keep(
             Event(
                 name="access.refused",
                 message=report.message,
-                user=user,
+                user=asker.user,
                 uid=report.uid,
                 container=report.container,
                 container_name=report.container_name,
@@ -189,204 +236,153 @@ class Allocator:
         uuids = {unit.key: unit.uuid for unit in self._book.units}
         return {unit.name: uuids.get(unit.key, "") for unit in lease.units}
 
-    # --- the engine's word ----------------------------------------------------------------------------------------
+    # --- the clock ------------------------------------------------------------------------------------------------
 
-    def engine_lost(self) -> None:
-        """From now on nothing is granted or released."""
-        if self._engine_known:
-            self._engine_known = False
-            self._log.emit(Event("engine.lost", "The Docker engine does not answer; nothing is granted or released"))
-
-    async def reconcile(self) -> None:
-        """Ask the engine about the container of every lease: compare, correct, go on."""
-        await self._engine.answers()
-        if not self._engine_known:
-            self._engine_known = True
-            self._log.emit(Event("engine.found", "The Docker engine answers"))
-        await asyncio.gather(*(self._look(lease.id) for lease in self._book.leases))
+    def changed(self) -> None:
+        """Something is durable that was not before, or the engine has answered: go on from there."""
         self.tick()
-
-    def hint(self, lease_id: str) -> None:
-        """Something happened to the container of this lease: look at it, without keeping anybody waiting."""
-        if self._book.find(lease_id) is not None:
-            look = asyncio.create_task(self._look(lease_id))
-            self._hints.add(look)
-            look.add_done_callback(self._hints.discard)
-
-    async def _look(self, lease_id: str) -> None:
-        """A look that may fail: one container that the engine can't tell of says nothing about the others.
-
-        What was not seen has not changed: a look that failed never counts as "not running".
-        """
-        try:
-            async with self._few:
-                await self.observe(lease_id)
-        except Ds01Error as exc:
-            _logger.warning("lease %s could not be looked at: %s", lease_id, exc)
-
-    async def observe(self, lease_id: str) -> None:
-        """Something may have happened to the container of this lease: look at it. One look at a time, so that an
-        older answer never overrides a newer one."""
-        async with self._looks.setdefault(lease_id, asyncio.Lock()):
-            lease = self._book.find(lease_id)
-            if lease is not None:
-                facts = await self._container_of(lease)
-                self._see(self._book.find(lease_id), facts)
-                if facts is not None and facts.lost_its_restart:
-                    await self._start_again(lease, facts)
-        if self._book.find(lease_id) is None:
-            self._looks.pop(lease_id, None)
+        self._queue.wake()
 
     def tick(self) -> None:
         """Do what the clock asks for, and set the alarm for the next time."""
-        if self._engine_known:
-            now = self._clock()
+        if self._facts.engine_known:
+            now = self._facts.now()
             for lease in self._book.leases:
                 change = on_clock(lease, now)
-                if change is not None:
-                    self._committed(change)
-                if lease.state is LeaseState.DRAINING or (change and change.lease.state is LeaseState.DRAINING):
-                    self._start_drain(lease.id)
+                if change is None:
+                    continue
+                self._book.commit(change)
+                if lease.kind is LeaseKind.CONTAINER:
+                    self._engine.drain(lease.id)
+                elif lease.kind is LeaseKind.LOGIN:
+                    self._close_soon(change.lease)
         self._set_alarm()
 
-    async def look_at_gpus(self) -> None:
-        """Read the inventory, so that device entries follow GPUs that come and go, and containers theirs."""
-        waiting = [lease.id for lease in self._book.leases if not self._book.is_complete(lease)]
-        try:
-            await self._fresh_inventory(max_age_s=0.0)
-            for lease in self._book.leases:
-                if lease.id in waiting and self._book.is_complete(lease) and self._engine_known:
-                    await self.observe(lease.id)
-        except Unavailable as exc:
-            _logger.debug("%s", exc)
+    async def look(self) -> None:
+        """Read the GPUs, and compare with them: device entries, leases, and processes that have no container."""
+        await self._facts.stock.fresh(max_age_s=0.0)
+        await self._engine.compare_units()
+        await self._hosts.look()
+        self.changed()
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
-    def _grant(self, blank: Lease, event: str, limits: Limits, inventory: Inventory) -> Lease | Denied:
-        others = tuple(lease for lease in self._book.leases if lease.id != blank.id)
-        verdict = decide(blank.uid, blank.count, limits, World(inventory.units, others))
-        if isinstance(verdict, Denied):
-            self._tell_denied(denied(blank, verdict))
-            return verdict
-        units = tuple(LeasedUnit(unit.key, unit.name, unit.profile, unit.size) for unit in verdict.units)
-        return self._committed(Change(replace(blank, units=units), event, "within quota, and free"))
-
-    async def _start_again(self, lease: Lease, facts: ContainerFacts) -> None:
-        """The engine gave up on a restart for want of a device: do it now that the device is there, or say why not."""
-        if facts.owner_uid != lease.uid or facts.id != lease.container or not self._book.is_complete(lease):
-            return
-        try:
-            await self._engine.start(facts.id)
-        except EngineRefused as exc:
-            self._book.note(about("container.restart-failed", lease, facts, exc.message))
-            return
-        self._see(self._book.find(lease.id), await self._container_of(lease))
-        self._book.note(about("container.restarted", lease, facts, facts.error))
-
-    def _tell_denied(self, event: Event) -> None:
-        """Each denial is a row of the ledger; who asks in a loop does not fill the journal as well."""
-        if self._denials.allows(event.uid or 0, asyncio.get_running_loop().time()):
-            self._book.note(event)
-        else:
-            self._book.keep(event)
-
-    def _see(self, lease: Lease | None, facts: ContainerFacts | None) -> None:
-        if lease is None:
-            return
-        if facts is not None and (facts.owner_uid != lease.uid or (lease.container and facts.id != lease.container)):
-            return  # a label proves nothing: this is not the container that the ledger knows
-        change = on_container(lease, facts, self._timeouts(lease.uid), self._clock())
-        if change is not None:
-            self._stop_drain(lease.id)
-            self._committed(change)
-
-    async def _container_of(self, lease: Lease) -> ContainerFacts | None:
-        facts = await self._engine.inspect(lease.container) if lease.container else None
-        # While any container carries the lease's label its units are not free, whatever became of the first one.
-        return facts or await self._engine.find_leased(lease.id)
-
-    def _committed(self, change: Change) -> Lease:
-        lease = self._book.commit(change)
-        self._set_alarm()
-        return lease
-
-    def _end(self, lease_id: str, reason: str) -> None:
-        lease = self._book.find(lease_id)
-        if lease is not None:
-            self._committed(release(lease, reason, self._clock()))
-
-    def _limits(self, uid: int) -> tuple[str, str, Limits]:
-        user, unix_groups = self._account(uid)
-        policy = self._policy.current()
-        return user, policy.group_of(user, unix_groups), policy.limits_for(user, unix_groups)
-
-    def _timeouts(self, uid: int) -> Timeouts:
-        granted_s = self._policy.current().policies.granted_timeout_s
-        return Timeouts(self._limits(uid)[2].gpu_hold_after_stop_s, granted_s)
-
-    def _require_engine(self) -> None:
-        if not self._engine_known:
-            raise Unavailable("the Docker engine does not answer, so no GPU is granted; try again in a moment")
-
-    async def _fresh_inventory(self, max_age_s: float = INVENTORY_MAX_AGE_S) -> Inventory:
-        loop = asyncio.get_running_loop()
-        if self._inventory is not None and loop.time() - self._inventory_at < max_age_s:
-            return self._inventory
-        if self._reading is None or self._reading.done():
-            self._reading = loop.create_task(self._update_inventory())
-        return await asyncio.shield(self._reading)
-
-    async def _update_inventory(self) -> Inventory:
-        try:
-            inventory = await self._read_inventory()
-        except Unavailable as exc:
-            self._inventory = None
-            if not self._nvml_lost:
-                self._nvml_lost = True
-                self._log.emit(Event("nvml.lost", f"The state of the GPUs is unknown: {exc}", reason=str(exc)))
-            raise
-        if self._nvml_lost or self._inventory is None or self._inventory.units != inventory.units:
-            names = ",".join(unit.name for unit in inventory.units)
-            self._log.emit(Event("nvml.found", f"The GPUs were read: {names or 'no unit'}", new=names))
-        self._nvml_lost = False
-        self._inventory, self._inventory_at = inventory, asyncio.get_running_loop().time()
-        self._book.see_units(inventory.units)
+    async def _inventory(self, link: Link) -> Inventory:
+        inventory = await self._facts.stock.fresh()
+        if link.hung_up():
+            raise Unavailable("the caller did not wait; nothing was granted")
+        self._facts.require_engine()
         return inventory
 
-    # --- taking a unit away -----------------------------------------------------------------------------------------
+    def _known(self, uid: int, request_id: str) -> Lease | None:
+        """The lease that this request made before and that has not been used; raises `Unavailable` if it has."""
+        known = self._book.of_request(uid, request_id)
+        if known is None:
+            return None
+        if known.state is not LeaseState.GRANTED or known.container:
+            raise Unavailable(f"request '{request_id}' was answered before, and its lease was used; ask anew")
+        return known
 
-    def _start_drain(self, lease_id: str) -> None:
-        running = self._drains.get(lease_id)
-        if running is None or running.done():
-            self._drains[lease_id] = asyncio.create_task(self._drain(lease_id))
+    def _blank(self, asker: Asker, request: GpuRequest, request_id: str, name: str, kind: LeaseKind) -> Lease:
+        now = self._facts.now()
+        return Lease(
+            id=f"l{secrets.token_hex(8)}",
+            request_id=request_id,
+            uid=asker.uid,
+            user=asker.user,
+            group=asker.group,
+            container="",
+            container_name=name,
+            count=request.count,
+            state=LeaseState.GRANTED,
+            since=now,
+            until=now + self._facts.policies().granted_timeout_s,
+            units=(),
+            kind=kind,
+            request=str(request),
+        )
 
-    def _stop_drain(self, lease_id: str) -> None:
-        drain = self._drains.pop(lease_id, None)
-        if drain is not None:
-            drain.cancel()
+    async def _give(self, ask: Ask, inventory: Inventory, wait_s: float, link: Link) -> Verdict:
+        """Units now, or a place in the queue, or why not."""
+        waits = self._queue.is_waiting(ask.asker.uid, ask.blank.request_id)
+        world = self._facts.world(inventory, self._queue.reserved(), without=ask.blank.id)
+        verdict = decide(ask.request, ask.asker, world)
+        if isinstance(verdict, Granted) and not waits:
+            lease = self._granted(ask.blank, verdict, ask.event, "within quota, and free")
+            await self._book.settled()
+            return lease, verdict.warnings
+        may_wait = waits or (isinstance(verdict, Denied) and verdict.reason is Reason.NONE_FREE)
+        if wait_s > 0 and may_wait:
+            return await self._wait(ask, wait_s, link)
+        assert isinstance(verdict, Denied)
+        name, request_id = ask.blank.container_name, ask.blank.request_id
+        return await self._denied(ask.asker, str(ask.request), name, request_id, verdict)
 
-    async def _drain(self, lease_id: str) -> None:
-        """The device entry is gone: look, wait, look again, and only then free the unit."""
+    async def _wait(self, ask: Ask, wait_s: float, link: Link) -> Verdict:
+        now, blank = self._facts.now(), ask.blank
+        waiter = Waiter(
+            request_id=blank.request_id,
+            uid=blank.uid,
+            user=blank.user,
+            group=blank.group,
+            request=str(ask.request),
+            name=blank.container_name,
+            kind=blank.kind,
+            since=now,
+            until=waits_until(now, wait_s),
+        )
+        warnings: list[str] = []
+
+        def grant(line: InLine, verdict: Granted) -> Lease:
+            begun = self._facts.now()
+            fresh = replace(blank, since=begun, until=begun + self._facts.policies().granted_timeout_s)
+            warnings.extend(verdict.warnings)
+            gone = ((line.waiter.uid, line.waiter.request_id),)
+            return self._granted(fresh, verdict, ask.event, "its turn has come", gone)
+
+        answer = await self._queue.join(waiter, grant, link)
+        if isinstance(answer, Denied):
+            return await self._denied(ask.asker, str(ask.request), waiter.name, waiter.request_id, answer)
+        return answer, tuple(warnings)
+
+    def _granted(
+        self, blank: Lease, verdict: Granted, event: str, why: str, gone: tuple[tuple[int, str], ...] = ()
+    ) -> Lease:
+        units = tuple(LeasedUnit(unit.key, unit.name, unit.profile, unit.size) for unit in verdict.units)
+        lease = replace(blank, units=units)
+        self._book.commit(Change(lease, event, why), gone=gone)
+        return lease
+
+    async def _denied(self, asker: Asker, gpus: str, name: str, request_id: str, verdict: Denied) -> Denied:
+        """Each denial is a row of the ledger; who asks in a loop does not fill the journal as well."""
+        event = of_denial(asker, gpus, name, request_id, verdict)
+        tells = self._denials.allows(asker.uid, asyncio.get_running_loop().time())
+        await (self._book.note(event) if tells else self._book.keep(event))
+        return verdict
+
+    async def _renewed(self, lease: Lease) -> Lease:
+        change = on_renew(lease, self._facts.now())
+        if change is None:
+            return lease
+        self._engine.stop_drain(lease.id)
+        await self._book.commit(change)
+        return change.lease
+
+    def _close_soon(self, lease: Lease) -> None:
+        task = asyncio.create_task(self._close(lease))
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    async def _close(self, lease: Lease) -> None:
         try:
-            for wait_s in (0.0, DRAIN_WAIT_S):
-                await asyncio.sleep(wait_s)
-                lease = self._book.find(lease_id)
-                if lease is None or lease.state is not LeaseState.DRAINING:
-                    return
-                facts = await self._container_of(lease)
-                if facts is not None and (facts.running or facts.restarting):
-                    self._drains.pop(lease_id, None)
-                    self._see(lease, facts)
-                    return
-            self._drains.pop(lease_id, None)
-            self._end(lease_id, "its hold is over and its container does not run")
+            await self._book.settled()
+            await self._hosts.close_login(lease)
         except Ds01Error as exc:
-            _logger.debug("lease %s keeps draining: %s", lease_id, exc)  # reconcile tries again
+            self._book.note(Event("login.close-failed", f"GPU {lease.unit_names}: {exc}", lease=lease.id))
 
     def _set_alarm(self) -> None:
         if self._alarm is not None:
             self._alarm.cancel()
         ends = [lease.until for lease in self._book.leases if lease.until is not None]
-        if ends and self._engine_known:
-            delay_s = max(0.05, min(ends) - self._clock())
+        if ends and self._facts.engine_known:
+            delay_s = max(0.05, min(ends) - self._facts.now())
             self._alarm = asyncio.get_running_loop().call_later(delay_s, self.tick)

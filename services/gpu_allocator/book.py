@@ -1,28 +1,38 @@
-"""The leases in memory, in the ledger and in the CDI file: one order of writing, so that a crash loses nothing.
+"""The leases and the queue in memory, in the ledger and in the CDI file: one order of writing, so that a crash loses
+nothing.
 
-Ledger first (durable), then memory, then the device entries, then the journal. Everybody else changes leases only
-through `commit`.
+Memory first, so that the next decision sees this one; then the ledger (durable); then the device entries, the journal
+and the answer. What could not be made durable is taken back. Everybody else changes leases only through here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any, Protocol
 
-from ds01.common.cdi import VendorSpec, compose, missing_units
+from ds01.common.cdi import VendorSpec, compose, missing_units, node_paths
+from ds01.common.errors import LedgerBroken
 from ds01.common.events import Event, EventLog
-from ds01.common.model import HOLDING, Lease, Unit
+from ds01.common.model import HOLDING, NO_SHARE, Entry, Lease, Share, Unit, Waiter
 from ds01.gpu_allocator.lifecycle import Change
+from ds01.gpu_allocator.reports import of_change
+from ds01.gpu_allocator.shares import advance
+from ds01.gpu_allocator.writer import LedgerWriter
 
 
 class LedgerFile(Protocol):
     """The durable side."""
 
     def holding(self) -> tuple[Lease, ...]: ...
+    def waiters(self) -> tuple[Waiter, ...]: ...
+    def shares(self) -> dict[int, Share]: ...
     def by_request(self, uid: int, request_id: str) -> Lease | None: ...
     def by_id(self, lease: str) -> Lease | None: ...
-    def save(self, leases: Iterable[Lease], events: Iterable[tuple[float, Event]] = ()) -> None: ...
-    def record(self, at: float, event: Event) -> None: ...
+    def write(self, entries: Iterable[Entry]) -> None: ...
 
 
 class DeviceFiles(Protocol):
@@ -32,57 +42,151 @@ class DeviceFiles(Protocol):
     def write(self, spec: Mapping[str, Any]) -> None: ...
 
 
-class Book:
-    """All leases that hold units."""
+Done = asyncio.Future[None]
 
-    def __init__(self, ledger: LedgerFile, devices: DeviceFiles, log: EventLog, clock: Callable[[], float]) -> None:
+
+@dataclass
+class Pages:
+    """What the ledger says of the present: leases that hold units by id, waiters by (uid, request id), GPU time."""
+
+    leases: dict[str, Lease] = field(default_factory=dict)
+    waiters: dict[tuple[int, str], Waiter] = field(default_factory=dict)
+    shares: dict[int, Share] = field(default_factory=dict)
+
+    def apply(self, entry: Entry) -> None:
+        """Turn an entry into the present."""
+        for lease in entry.leases:
+            if lease.state in HOLDING:
+                self.leases[lease.id] = lease
+            else:
+                self.leases.pop(lease.id, None)
+        for key in entry.gone:
+            self.waiters.pop(key, None)
+        self.waiters |= {(one.uid, one.request_id): one for one in entry.waiting}
+        self.shares |= dict(entry.shares)
+
+    def copy(self) -> Pages:
+        """The same, to be changed by itself."""
+        return Pages(dict(self.leases), dict(self.waiters), dict(self.shares))
+
+
+class Book:
+    """All leases that hold units, and everybody who waits for some."""
+
+    def __init__(
+        self,
+        ledger: LedgerFile,
+        devices: DeviceFiles,
+        log: EventLog,
+        clock: Callable[[], float],
+        half_life_s: Callable[[], float] = lambda: 7 * 86400.0,
+    ) -> None:
         self._ledger = ledger
         self._devices = devices
         self._log = log
         self._clock = clock
-        self._leases = {lease.id: lease for lease in ledger.holding()}
+        self._half_life_s = half_life_s
+        self._durable = _read(ledger)
+        self._now = self._durable.copy()
+        self._writer = LedgerWriter(ledger, self._settle)
+        self._unsettled: deque[tuple[Done, Entry]] = deque()
         self._units: tuple[Unit, ...] = ()
-        self._missing: frozenset[str] = frozenset()
+        self.is_known = True
+        """False: the ledger can't be read, so the device entries stay as they are, whatever we know."""
+        self._missing: Mapping[str, tuple[str, ...]] = {}
+        self.is_broken = False
+        """The last thing that was to be written could not be."""
+        self.changed: Callable[[], None] = lambda: None
+        """Called after each change that is durable."""
 
     @property
     def leases(self) -> tuple[Lease, ...]:
         """All leases that hold units, oldest first."""
-        return tuple(self._leases.values())
+        return tuple(self._now.leases.values())
+
+    @property
+    def waiters(self) -> tuple[Waiter, ...]:
+        """Everybody in the queue, in no order."""
+        return tuple(self._now.waiters.values())
 
     @property
     def units(self) -> tuple[Unit, ...]:
         """The units that existed when they were last read."""
         return self._units
 
+    def close(self) -> None:
+        """Finish writing."""
+        self._writer.close()
+
+    def reopen(self, ledger: LedgerFile) -> None:
+        """Go on with another ledger. What is on its way to the old one must be settled."""
+        assert not self._unsettled
+        self._writer.close()
+        self._ledger = ledger
+        self._durable = _read(ledger)
+        self._now = self._durable.copy()
+        self._writer = LedgerWriter(ledger, self._settle)
+        self.is_known = True
+        self.publish()
+
     def find(self, lease_id: str) -> Lease | None:
         """The lease with this id, as long as it holds units."""
-        return self._leases.get(lease_id)
+        return self._now.leases.get(lease_id)
 
     def past(self, lease_id: str) -> Lease | None:
         """The lease with this id, in any state."""
-        return self._leases.get(lease_id) or self._ledger.by_id(lease_id)
+        return self.find(lease_id) or self._ledger.by_id(lease_id)
 
     def of_request(self, uid: int, request_id: str) -> Lease | None:
         """The lease that this request made, in any state."""
-        return self._ledger.by_request(uid, request_id)
+        found = (one for one in self._now.leases.values() if (one.uid, one.request_id) == (uid, request_id))
+        return next(found, None) or self._ledger.by_request(uid, request_id)
 
-    def commit(self, change: Change) -> Lease:
-        """Make one change durable, then effective, then known.
+    def share(self, uid: int) -> Share:
+        """The GPU time of `uid` as of now."""
+        share = self._now.shares.get(uid, NO_SHARE)
+        return advance(share, self._rate(uid), self._clock(), self._half_life_s())
+
+    def commit(self, change: Change, *, gone: tuple[tuple[int, str], ...] = ()) -> Done:
+        """Make a change: decisions see it at once, `Done` is when it is durable, effective and known.
+
+        `gone` are waiters whose waiting ends with it. The future fails with `LedgerBroken`: nothing was changed.
+        """
+        lease = change.lease
+        event = of_change(change)
+        return self._enter(
+            Entry(
+                leases=(lease,),
+                events=((self._clock(), event),) if event is not None else (),
+                shares=((lease.uid, self.share(lease.uid)),),
+                gone=gone,
+            )
+        )
+
+    def wait(self, waiter: Waiter) -> Done:
+        """Put somebody into the queue."""
+        return self._enter(Entry(waiting=(waiter,)))
+
+    def leave(self, waiter: Waiter) -> Done:
+        """Take somebody out of the queue."""
+        return self._enter(Entry(gone=((waiter.uid, waiter.request_id),)))
+
+    def keep(self, event: Event) -> Done:
+        """Keep an event in the ledger that the journal is not told of, or has already."""
+        return self._enter(_Untold(events=((self._clock(), event),)))
+
+    def note(self, event: Event) -> Done:
+        """Keep an event that changes no lease, in the ledger and in the journal."""
+        return self._enter(Entry(events=((self._clock(), event),)))
+
+    async def settled(self) -> None:
+        """Return when everything that was decided until now is durable.
 
         Raises:
-            LedgerBroken: nothing was changed.
+            LedgerBroken: it could not be made so.
         """
-        lease, now = change.lease, self._clock()
-        events = [_event(change)] if change.event else []
-        self._ledger.save([lease], [(now, event) for event in events])
-        if lease.state in HOLDING:
-            self._leases[lease.id] = lease
-        else:
-            self._leases.pop(lease.id, None)
-        self.publish()
-        for event in events:
-            self._log.emit(event)
-        return lease
+        if self._unsettled:
+            await asyncio.shield(self._unsettled[-1][0])
 
     def see_units(self, units: tuple[Unit, ...]) -> None:
         """The inventory was read."""
@@ -90,58 +194,104 @@ class Book:
         self.publish()
 
     def publish(self) -> None:
-        """Write the device entries as they must be now, and report leases whose units have gone."""
+        """Write the device entries as they must be now."""
+        if not self.is_known:
+            return
         vendor = self._devices.vendor()
-        self._devices.write(compose(self._leases.values(), self._units, vendor))
+        leases = self._durable.leases.values()
+        self._devices.write(compose(leases, self._units, vendor))
         by_key = {unit.key: unit for unit in self._units}
-        missing = frozenset(lease.id for lease in self._leases.values() if missing_units(lease, by_key, vendor))
-        for lease_id in missing - self._missing:
-            self._log.emit(_missing(self._leases[lease_id]))
-        self._missing = missing
+        self._missing = {lease.id: missing_units(lease, by_key, vendor) for lease in leases}
 
-    def is_complete(self, lease: Lease) -> bool:
-        """Every unit of the lease exists now and has a device entry."""
-        return lease.id not in self._missing
+    def missing(self, lease: Lease) -> tuple[str, ...]:
+        """Names of the lease's units that do not exist now, or have no device entry."""
+        return self._missing.get(lease.id, ())
 
-    def keep(self, event: Event) -> None:
-        """Keep an event in the ledger that the journal has already."""
-        self._ledger.record(self._clock(), event)
+    def nodes(self, lease: Lease) -> tuple[str, ...]:
+        """The device nodes that whoever has this lease may open: those of its units, and those that all GPUs share."""
+        vendor = self._devices.vendor()
+        uuids = {unit.key: unit.uuid for unit in self._units}
+        edits = [vendor.devices.get(uuids.get(unit.key, ""), {}) for unit in lease.units]
+        found = [node for one in (*edits, vendor.common if edits else {}) for node in node_paths(one)]
+        return tuple(dict.fromkeys(found))
 
-    def note(self, event: Event) -> None:
-        """Keep an event that changes no lease, in the ledger and in the journal."""
-        self.keep(event)
-        self._log.emit(event)
+    def strange_nodes(self, lease: Lease, seen: frozenset[str] | None) -> tuple[str, ...]:
+        """GPU nodes of `seen` that belong to other units, and those that are missing; () where nothing can be told."""
+        vendor = self._devices.vendor()
+        common = set(node_paths(vendor.common))
+        units = {node for edits in vendor.devices.values() for node in node_paths(edits)} - common
+        found = (seen or frozenset()) & units
+        return tuple(sorted(found ^ (set(self.nodes(lease)) & units))) if found else ()
+
+    def _rate(self, uid: int) -> Fraction:
+        return sum((lease.size for lease in self._now.leases.values() if lease.uid == uid), Fraction(0))
+
+    def _enter(self, entry: Entry) -> Done:
+        done: Done = asyncio.get_running_loop().create_future()
+        done.add_done_callback(_seen)
+        self._now.apply(entry)
+        self._unsettled.append((done, entry))
+        self._writer.write(entry)
+        return done
+
+    def _settle(self, entries: Sequence[Entry], error: LedgerBroken | None) -> None:
+        """The writer's word on the oldest entries that were handed over."""
+        waiting = [self._unsettled.popleft()[0] for _ in entries]
+        if error is None:
+            self._keep_settled(entries)
+        else:
+            self._take_back()
+            self._tell_broken(error)
+        for done in waiting:
+            if done.cancelled():
+                continue
+            if error is None:
+                done.set_result(None)
+            else:
+                done.set_exception(error)
+        if error is None:
+            self.changed()
+
+    def _keep_settled(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            self._durable.apply(entry)
+        if any(entry.leases for entry in entries):
+            self.publish()
+        self._tell(entries)
+
+    def _take_back(self) -> None:
+        """What is durable, and what has still been handed over."""
+        self._now = self._durable.copy()
+        for _, entry in self._unsettled:
+            self._now.apply(entry)
+
+    def _tell(self, entries: Sequence[Entry]) -> None:
+        if self.is_broken:
+            self.is_broken = False
+            self._log.emit(Event("ledger.mended", "The ledger is written again; GPUs are granted again"))
+        for entry in entries:
+            for _, event in () if isinstance(entry, _Untold) else entry.events:
+                self._log.emit(event)
+
+    def _tell_broken(self, error: LedgerBroken) -> None:
+        if not self.is_broken:
+            self.is_broken = True
+            self._log.emit(Event("ledger.broken", f"Nothing new is granted or released: {error}", reason=str(error)))
 
 
-def _event(change: Change) -> Event:
-    lease = change.lease
-    who = f"lease {lease.id} of {lease.user} on GPU {lease.unit_names}"
-    return Event(
-        name=change.event,
-        message=f"{change.event.partition('.')[2].capitalize()}: {who}, container '{lease.container_name}': "
-        f"{change.reason}",
-        user=lease.user,
-        uid=lease.uid,
-        group=lease.group,
-        lease=lease.id,
-        gpu=lease.unit_names,
-        container=lease.container,
-        container_name=lease.container_name,
-        reason=change.reason,
-        request=lease.request_id,
-        new=lease.state.value,
+def _read(ledger: LedgerFile) -> Pages:
+    return Pages(
+        {lease.id: lease for lease in ledger.holding()},
+        {(one.uid, one.request_id): one for one in ledger.waiters()},
+        ledger.shares(),
     )
 
 
-def _missing(lease: Lease) -> Event:
-    return Event(
-        "gpu.unit-missing",
-        f"GPU {lease.unit_names} of lease {lease.id} ({lease.user}) does not exist at the moment",
-        user=lease.user,
-        uid=lease.uid,
-        group=lease.group,
-        lease=lease.id,
-        gpu=lease.unit_names,
-        container=lease.container,
-        container_name=lease.container_name,
-    )
+class _Untold(Entry):
+    """An entry whose events the journal is not told of."""
+
+
+def _seen(done: Done) -> None:
+    """A failure that nobody waits for has been told by an event."""
+    if not done.cancelled():
+        done.exception()

@@ -1,148 +1,203 @@
 """May this request have units, and which? Pure: the same question of the same world has the same answer.
 
-One code path for one unit and for many, for a new lease and for one whose hold has ended.
+One code path for one unit and for many, for containers, host processes and logins, for a new lease and for one whose
+hold has ended. `objections` is everything that speaks against a request, `decide` the first of it or the units.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 
-from ds01.common.limits import Limits
-from ds01.common.model import HOLDING, Denied, Granted, Lease, Reason, Unit
+from ds01.common.model import HOLDING, Blocker, Denied, Granted, Lease, Reason, Unit
+from ds01.gpu_allocator.choose import candidates, choose, keys, named
+from ds01.gpu_allocator.request import GpuRequest
+from ds01.gpu_allocator.world import Asker, Usage, World, usage, usage_of
 
 RETIRE_HINT = "end one with 'container retire NAME' (or 'docker rm -f NAME') and try again"
+WAIT_HINT = "wait for your turn with '--wait', or try again later; 'ds01 status' shows who holds what"
 
 
-@dataclass(frozen=True, slots=True)
-class World:
-    """What exists and who holds it at the moment of a decision."""
-
-    units: tuple[Unit, ...]
-    leases: tuple[Lease, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What one user holds now."""
-
-    units: int
-    equivalents: Fraction
-    mig_instances: int
+def decide(request: GpuRequest, asker: Asker, world: World) -> Granted | Denied:
+    """The units that `asker` gets, or the first reason why he gets none."""
+    denied = next(objections(request, asker, world), None)
+    if denied is not None:
+        return denied
+    chosen = choose(request, _available(request, asker, world), world)
+    assert chosen is not None
+    return Granted(chosen, tuple(_warnings(request, chosen)))
 
 
-def usage(leases: Iterable[Lease], uid: int) -> Usage:
-    """What `uid` holds over all leases, holds included."""
-    held = [unit for lease in leases if lease.uid == uid and lease.state in HOLDING for unit in lease.units]
-    sizes = sum((unit.size for unit in held), Fraction(0))
-    return Usage(len(held), sizes, sum(1 for unit in held if unit.key.placement))
-
-
-def free_units(world: World) -> tuple[Unit, ...]:
-    """Units that exist and that no lease holds."""
-    taken = {unit.key for lease in world.leases if lease.state in HOLDING for unit in lease.units}
-    return tuple(unit for unit in world.units if unit.key not in taken)
-
-
-def decide(uid: int, count: int, limits: Limits, world: World) -> Granted | Denied:
-    """Whether `uid` may have `count` more units, and which: least-used GPUs first, whole GPUs kept whole."""
-    if count < 1:
-        return Denied(
-            Reason.NOT_A_COUNT, f"{count} is not a number of GPU units", "", "", str(count), "ask for 1 or more"
-        )
-    used = usage(world.leases, uid)
-    per_container = limits.max_gpu_units_per_container
-    if per_container is not None and count > per_container:
-        return Denied(
-            Reason.OVER_UNITS_PER_CONTAINER,
-            f"{count} GPU units were asked for one container, and your limit is {per_container}",
-            str(per_container),
-            str(used.units),
-            str(count),
-            f"ask for {per_container} or fewer" if per_container else "your group has no GPU; ask an administrator",
-        )
-    chosen = _choose(free_units(world), world, count, limits.allow_full_gpu)
-    over = _over_quota(chosen or _smallest(world.units, count, limits.allow_full_gpu), count, used, limits)
-    if over is not None:
-        return over
+def objections(request: GpuRequest, asker: Asker, world: World) -> Iterator[Denied]:
+    """Every reason against the request, the most final first."""
+    yield from _over_one_lease(request, asker, world)
+    wanted = candidates(request, world, allow_full=asker.allow_full)
+    impossible = _impossible(request, asker, world, wanted)
+    if impossible is not None:
+        yield impossible
+        return
+    free = _available(request, asker, world)
+    chosen = choose(request, free, world)
+    yield from _over_quota(chosen or _cheapest(wanted, request.count), request, asker, world)
     if chosen is None:
-        return _none_free(count, limits, world)
-    return Granted(chosen)
+        yield _none_free(request, world, wanted, free)
 
 
-def _choose(free: Sequence[Unit], world: World, count: int, allow_full: bool) -> tuple[Unit, ...] | None:
-    """`count` units in order of preference; None if there are too few. MIG instances come before whole GPUs."""
-    taken = {unit.key for unit in world.units} - {unit.key for unit in free}
-    load = Counter(unit.gpu_index for unit in world.units if unit.key in taken)
-    instances = [unit for unit in free if not unit.is_full]
-    whole = [unit for unit in free if unit.is_full] if allow_full else []
-    picked: list[Unit] = []
-    for pool in (instances, whole):
-        while pool and len(picked) < count:
-            best = min(pool, key=lambda unit: (unit.size, load[unit.gpu_index], unit.gpu_index, unit.key))
-            pool.remove(best)
-            load[best.gpu_index] += 1
-            picked.append(best)
-    return tuple(picked) if len(picked) == count else None
+def _available(request: GpuRequest, asker: Asker, world: World) -> tuple[Unit, ...]:
+    """What would do, is free, and is not kept for somebody who waits."""
+    wanted = keys(candidates(request, world, allow_full=asker.allow_full))
+    return tuple(unit for unit in world.free() if unit.key in wanted and unit.key not in world.reserved)
 
 
-def _smallest(units: Sequence[Unit], count: int, allow_full: bool) -> tuple[Unit, ...]:
-    """The least that `count` units could cost, to judge a quota when nothing is free."""
-    usable = [unit for unit in units if allow_full or not unit.is_full]
-    return tuple(sorted(usable, key=lambda unit: (unit.size, unit.key))[:count])
+def _warnings(request: GpuRequest, units: Sequence[Unit]) -> Iterator[str]:
+    if request.warning:
+        yield request.warning
+    if len(units) > 1 and any(not unit.is_full for unit in units):
+        yield f"you have {len(units)} GPU units, and one CUDA process can use one MIG instance only"
 
 
-def _over_quota(units: Sequence[Unit], count: int, used: Usage, limits: Limits) -> Denied | None:
-    asked_mig = sum(1 for unit in units if not unit.is_full)
-    most_mig = limits.max_mig_instances
-    if most_mig is not None and asked_mig and used.mig_instances + asked_mig > most_mig:
+def _over_one_lease(request: GpuRequest, asker: Asker, world: World) -> Iterator[Denied]:
+    most = asker.max_units_per_container
+    if most is not None and request.count > most:
+        yield Denied(
+            Reason.OVER_UNITS_PER_CONTAINER,
+            f"{request.count} GPU units were asked for at once, and your limit for one container is {most}",
+            str(most),
+            str(usage_of(world.leases, asker.uid).units),
+            str(request.count),
+            f"ask for {most} or fewer" if most else "your group has no GPU; ask an administrator",
+        )
+
+
+def _impossible(request: GpuRequest, asker: Asker, world: World, wanted: Sequence[Unit]) -> Denied | None:
+    """What no waiting would bring: a unit that is not here, or that the asker may not have."""
+    unknown = next((why for name in request.names if isinstance(why := named(name, world.units), str)), None)
+    if unknown is not None and not _withheld_name(request, world):
+        return _no_such(request, unknown, world)
+    refused = [] if asker.allow_full else candidates(request, world, allow_full=True)
+    if len(wanted) < len(refused) and len(wanted) < request.count:
         return Denied(
-            Reason.OVER_MIG_INSTANCES,
-            f"you hold {used.mig_instances} of {most_mig} MIG instances and asked for {count} more",
+            Reason.FULL_GPU_NOT_ALLOWED,
+            f"{request.words} would be a whole GPU, and your group may not have one",
+            "0",
+            "0",
+            str(request.count),
+            f"ask for a MIG instance ({_profiles(world)}), or an administrator for 'allow_full_gpu'",
+        )
+    if len(wanted) >= request.count or not world.units or _withheld_name(request, world):
+        return None
+    few = f"there are only {len(wanted)} of them" if wanted else "there is none"
+    return _no_such(request, f"{request.words} {'was' if request.count == 1 else 'were'} asked for, and {few}", world)
+
+
+def _withheld_name(request: GpuRequest, world: World) -> bool:
+    """A GPU that offers nothing at the moment may be the one that is asked for."""
+    if request.names:
+        return any(name.split(":")[0] == str(index) for name in request.names for index in world.withheld)
+    return bool(world.withheld)
+
+
+def _no_such(request: GpuRequest, why: str, world: World) -> Denied:
+    here = ", ".join(f"{unit.name} ({unit.profile})" for unit in world.units[:12])
+    hint = f"here are {here}" if here else "no GPU can be used at the moment; see 'ds01 status'"
+    return Denied(Reason.NO_SUCH_UNIT, why, "", "", str(request), hint)
+
+
+def _profiles(world: World) -> str:
+    found = sorted({unit.profile for unit in world.units if not unit.is_full})
+    return ", ".join(found) or "there is none at the moment"
+
+
+def _cheapest(units: Sequence[Unit], count: int) -> tuple[Unit, ...]:
+    """The least that `count` units could cost, to judge a quota when nothing is free."""
+    return tuple(sorted(units, key=lambda unit: (unit.size, unit.key))[:count])
+
+
+def _over_quota(units: Sequence[Unit], request: GpuRequest, asker: Asker, world: World) -> Iterator[Denied]:
+    own = [lease for lease in world.leases if lease.uid == asker.uid]
+    group = [lease for lease in world.leases if lease.group == asker.group]
+    yield from _over(
+        units, asker.max_mig_instances, asker.max_equivalents, own, usage(own), "you hold", "", RETIRE_HINT, request
+    )
+    yield from _over(
+        units,
+        asker.group_max_mig_instances,
+        asker.group_max_equivalents,
+        group,
+        usage(group),
+        f"everybody in '{asker.group}' together holds",
+        "the group's ",
+        WAIT_HINT,
+        request,
+    )
+
+
+def _over(
+    units: Sequence[Unit],
+    most_mig: int | None,
+    most: Fraction | None,
+    holders: Sequence[Lease],
+    used: Usage,
+    who: str,
+    whose: str,
+    hint: str,
+    request: GpuRequest,
+) -> Iterator[Denied]:
+    """What these units would be too much of, for a user or for a group."""
+    asked_mig = sum(1 for unit in units if not unit.is_full)
+    asked = sum((unit.size for unit in units), Fraction(0))
+    to_end = blockers(lease for lease in holders if lease.units)
+    if most_mig is not None and asked_mig and used.mig_instances + asked_mig > most_mig:
+        yield Denied(
+            Reason.OVER_GROUP_TOTAL if whose else Reason.OVER_MIG_INSTANCES,
+            f"{who} {used.mig_instances} of {whose}{most_mig} MIG instances, and {request.count} more were asked for",
             str(most_mig),
             str(used.mig_instances),
-            str(count),
-            RETIRE_HINT,
+            str(request.count),
+            hint,
+            to_end,
         )
-    asked = sum((unit.size for unit in units), Fraction(0))
-    most = limits.max_gpu_equivalents
     if most is not None and used.equivalents + asked > most:
-        return Denied(
-            Reason.OVER_GPU_EQUIVALENTS,
-            f"you hold {used.equivalents} of {most} GPUs and asked for {asked} more",
+        yield Denied(
+            Reason.OVER_GROUP_TOTAL if whose else Reason.OVER_GPU_EQUIVALENTS,
+            f"{who} {used.equivalents} of {whose}{most} GPUs, and {asked} more were asked for",
             str(most),
             str(used.equivalents),
             str(asked),
-            RETIRE_HINT,
+            hint,
+            to_end,
         )
-    return None
 
 
-def _none_free(count: int, limits: Limits, world: World) -> Denied:
-    usable = [unit for unit in world.units if limits.allow_full_gpu or not unit.is_full]
-    free = sum(1 for unit in free_units(world) if limits.allow_full_gpu or not unit.is_full)
-    if not usable and world.units:
-        return Denied(
-            Reason.FULL_GPU_NOT_ALLOWED,
-            "only whole GPUs exist here at the moment, and your group may not have one",
-            "0",
-            "0",
-            str(count),
-            "ask an administrator for MIG instances or for 'allow_full_gpu'",
+def blockers(leases: Iterable[Lease], world: World | None = None) -> tuple[Blocker, ...]:
+    """These leases as what would have to end, the first to end first."""
+    ends = {} if world is None else world.ends
+    found = [
+        Blocker(
+            lease.uid, lease.user, lease.group, lease.container_name, lease.unit_names, lease.state,
+            lease.until if lease.until is not None else ends.get(lease.id),
         )
-    first_end = min(
-        (lease.until for lease in world.leases if lease.until is not None and lease.state in HOLDING), default=None
-    )
-    hint = "'ds01 status' shows who holds what and until when; try again later"
-    if first_end is not None:
-        hint = "a hold of somebody ends soon; " + hint
+        for lease in leases
+        if lease.state in HOLDING
+    ]  # fmt: skip
+    return tuple(sorted(found, key=lambda one: (one.until is None, one.until or 0.0, one.units)))
+
+
+def _none_free(request: GpuRequest, world: World, wanted: Sequence[Unit], free: Sequence[Unit]) -> Denied:
+    usable = keys(wanted)
+    holders = [lease for lease in world.leases if any(unit.key in usable for unit in lease.units)]
+    kept = len(usable & world.reserved & keys(world.free()))
+    message = f"{request.words} {'was' if request.count == 1 else 'were'} asked for, and {len(free)} of {len(usable)}"
+    message += f" {'is' if len(free) == 1 else 'are'} free"
+    notes = [f"{kept} more {'is' if kept == 1 else 'are'} kept for who waits longer"] if kept else []
+    notes += [f"GPU {index} is withheld: {why}" for index, why in world.withheld.items()]
+    notes += [world.occupied[unit.key] for unit in wanted if unit.key in world.occupied]
     return Denied(
         Reason.NONE_FREE,
-        f"{count} GPU units were asked for and {free} of {len(usable)} are free",
+        "; ".join([message, *notes]),
         str(len(usable)),
-        str(len(usable) - free),
-        str(count),
-        hint,
+        str(len(usable) - len(free)),
+        str(request.count),
+        WAIT_HINT,
+        blockers(holders, world),
     )

@@ -24,7 +24,7 @@ class Engine(Protocol):
 class Watcher(Protocol):
     """Who is told. `reconcile` raises a `Ds01Error` where the engine does not answer."""
 
-    def engine_lost(self) -> None: ...
+    def lost(self) -> None: ...
     async def reconcile(self) -> None: ...
     def hint(self, lease_id: str) -> None: ...
 
@@ -43,7 +43,7 @@ async def follow(engine: Engine, watcher: Watcher, clock: Callable[[], float]) -
                 if lease:
                     watcher.hint(lease)
         except Ds01Error:
-            watcher.engine_lost()
+            watcher.lost()
         await asyncio.sleep(RETRY_S)
 
 
@@ -54,4 +54,4 @@ async def compare_slowly(watcher: Watcher) -> None:
         try:
             await watcher.reconcile()
         except Ds01Error:
-            watcher.engine_lost()
+            watcher.lost()

@@ -1,12 +1,12 @@
 """What somebody asks for, in the one grammar that every door speaks. Pure.
 
-    2                 as many units, whichever
-    2g.10gb           one unit of this MIG profile; 2x2g.10gb two of them
-    10g               the smallest profile of this nominal size; 2x10g two of them
-    full              a whole GPU; 2xfull two of them
-    all               as many as the site's `gpus_all_means` says
-    0:1, GPU-ab12…    by name: instance `0:1`, a whole GPU by its UUID, or the beginning of one; several with commas
-    device=0          what Docker writes: an index, or anything of the above that is no number
+2                 as many units, whichever
+2g.10gb           one unit of this MIG profile; 2x2g.10gb two of them
+10g               the smallest profile of this nominal size; 2x10g two of them
+full              a whole GPU; 2xfull two of them
+all               as many as the site's `gpus_all_means` says
+0:1, GPU-ab12…    by name: instance `0:1`, a whole GPU by its UUID, or the beginning of one; several with commas
+device=0          what Docker writes: an index, or anything of the above that is no number
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
-"""What people are shown of units and leases. Pure. Names are for the owner and administrators only."""
+"""What people are shown of units, leases and the queue. Pure. Names are for the owner and administrators only."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ds01.common.limits import Limits
-from ds01.common.model import Denied, Granted, Lease, LeasedUnit, Unit
-from ds01.gpu_allocator.decide import World, decide, free_units, usage
-from ds01.gpu_allocator.interface import Overview, UnitView
+from ds01.common.model import Lease, LeasedUnit, LeaseState
+from ds01.gpu_allocator.interface import Overview, UnitView, WaiterView
+from ds01.gpu_allocator.queue import Turn
+from ds01.gpu_allocator.reports import holder
+from ds01.gpu_allocator.world import Asker, World, usage_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,71 +19,105 @@ class Viewer:
     uid: int
     is_admin: bool
 
+    def may_see(self, uid: int) -> bool:
+        """Whether names of `uid` are for this viewer."""
+        return self.is_admin or uid == self.uid
 
-def overview(viewer: Viewer, world: World, withheld: Mapping[int, str], limits: Limits) -> Overview:
+
+def overview(viewer: Viewer, asker: Asker, world: World) -> Overview:
     """Every unit that exists or is held, in the order of its name, and GPUs that offer nothing."""
     holders = {unit.key: (lease, unit) for lease in world.leases for unit in lease.units}
     existing = {unit.key for unit in world.units}
-    rows = [_row(viewer, unit.name, unit.profile, holders.get(unit.key), "") for unit in world.units]
+    rows = [
+        _row(viewer, unit.name, unit.profile, holders.get(unit.key), world.occupied.get(unit.key, ""))
+        for unit in world.units
+    ]
     rows += [
-        _row(viewer, unit.name, unit.profile, (lease, unit), "it does not exist at the moment")
+        _row(viewer, unit.name, unit.profile, (lease, unit), world.withheld.get(_gpu(unit), _GONE))
         for key, (lease, unit) in holders.items()
         if key not in existing
     ]
+    shown = {row.name.split(":")[0] for row in rows}
     rows += [
-        UnitView(str(index), "", "withheld", False, "", "", "", "", None, None, reason)
-        for index, reason in withheld.items()
-        if not any(row.name.split(":")[0] == str(index) for row in rows)
+        UnitView(str(index), "", "withheld", False, "", "", "", "", "", None, None, reason)
+        for index, reason in world.withheld.items()
+        if str(index) not in shown
     ]
-    used = usage(world.leases, viewer.uid)
-    most = limits.max_mig_instances
-    return {"units": sorted(rows, key=_by_name), "used_units": used.units, "max_units": most}
+    return {
+        "units": sorted(rows, key=_by_name),
+        "used_units": usage_of(world.leases, viewer.uid).units,
+        "max_units": asker.max_mig_instances,
+        "notices": [notice for lease in world.leases if lease.uid == viewer.uid for notice in _notices(lease)],
+    }
 
 
-def explain(uid: int, count: int, limits: Limits, world: World) -> tuple[list[str], tuple[Unit, ...] | Denied]:
-    """What a request for `count` units would get now, told in sentences with numbers."""
-    used = usage(world.leases, uid)
-    free = free_units(world)
-    lines = [
-        f"{len(free)} of {len(world.units)} units are free: {', '.join(unit.name for unit in free) or 'none'}",
-        f"you hold {used.units} units ({used.equivalents} GPUs, {used.mig_instances} MIG instances)",
-        f"your limits: {_limit(limits.max_gpu_units_per_container)} units in one container, "
-        f"{_limit(limits.max_mig_instances)} MIG instances, {_limit(limits.max_gpu_equivalents)} GPUs in all, "
-        f"whole GPUs {'allowed' if limits.allow_full_gpu else 'not allowed'}",
-    ]
-    verdict = decide(uid, count, limits, world)
-    match verdict:
-        case Granted(units):
-            lines.append(f"{count} would be granted now: {', '.join(f'{u.name} ({u.profile})' for u in units)}")
-            return lines, units
-        case Denied():
-            lines.append(f"{count} would be refused now: {verdict.message}; {verdict.hint}")
-            return lines, verdict
+def queue(viewer: Viewer, turns: Iterable[Turn]) -> list[WaiterView]:
+    """Everybody who waits, in the order of turns."""
+    return [_waiter(viewer, turn) for turn in turns]
+
+
+_GONE = "it does not exist at the moment"
+
+
+def _gpu(unit: LeasedUnit) -> int:
+    return int(unit.name.split(":")[0])
+
+
+def _notices(lease: Lease) -> list[str]:
+    """What an owner must be told of his lease."""
+    match lease.state:
+        case LeaseState.LOST:
+            return [
+                f"GPU {lease.unit_names} of your {holder(lease)} does not exist any more: save what you can, stop it, "
+                "and start it again for another one"
+            ]
+        case LeaseState.WAITING:
+            return [
+                f"GPU {lease.unit_names} of your {holder(lease)} does not exist at the moment: 'docker start' looks "
+                "for another one"
+            ]
+        case _:
+            return []
 
 
 def _row(viewer: Viewer, name: str, profile: str, held: tuple[Lease, LeasedUnit] | None, reason: str) -> UnitView:
     if held is None:
-        return UnitView(name, profile, "free", False, "", "", "", "", None, None, reason)
+        state = "withheld" if reason else "free"
+        return UnitView(name, profile, state, False, "", "", "", "", "", None, None, reason)
     lease, _ = held
-    mine = lease.uid == viewer.uid
-    named = mine or viewer.is_admin
+    named = viewer.may_see(lease.uid)
     return UnitView(
         name=name,
         profile=profile,
         state=lease.state.value,
-        mine=mine,
+        mine=lease.uid == viewer.uid,
         group=lease.group,
         user=lease.user if named else "",
         container=lease.container_name if named else "",
         lease=lease.id if named else "",
+        kind=lease.kind.value,
         since=lease.since if named else None,
         until=lease.until,
         reason=reason,
     )
 
 
-def _limit(value: object) -> str:
-    return "no limit on" if value is None else str(value)
+def _waiter(viewer: Viewer, turn: Turn) -> WaiterView:
+    waiter = turn.line.waiter
+    named = viewer.may_see(waiter.uid)
+    return WaiterView(
+        position=turn.place,
+        mine=waiter.uid == viewer.uid,
+        user=waiter.user if named else "",
+        group=waiter.group,
+        gpus=waiter.request,
+        name=waiter.name if named else "",
+        request=waiter.request_id if named else "",
+        since=waiter.since,
+        until=waiter.until,
+        reason=turn.denied.message if named else turn.denied.reason.value,
+        estimate=turn.estimate,
+    )
 
 
 def _by_name(row: UnitView) -> list[int]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from ds01.common.limits import Policy
 from ds01.common.model import HOLDING, Lease, Unit, UnitKey
+
+NOBODY = -1
+"""The uid of somebody whom one may not know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,32 @@ def asker_of(uid: int, user: str, unix_groups: Iterable[str], policy: Policy) ->
         priority=limits.priority,
         group_max_equivalents=group.gpu_total.max_gpu_equivalents,
         group_max_mig_instances=group.gpu_total.max_mig_instances,
+    )
+
+
+def unlimited(asker: Asker) -> Asker:
+    """The same user without limits: an administrator's word stands above quotas, and below other people's leases."""
+    return replace(
+        asker,
+        max_equivalents=None,
+        max_units_per_container=None,
+        max_mig_instances=None,
+        allow_full=True,
+        group_max_equivalents=None,
+        group_max_mig_instances=None,
+    )
+
+
+def masked(world: World, uid: int) -> World:
+    """The world as `uid` may know it: others without their names."""
+    return replace(
+        world,
+        leases=tuple(
+            lease
+            if lease.uid == uid
+            else replace(lease, uid=NOBODY, user="", container="", container_name="", request_id="")
+            for lease in world.leases
+        ),
     )
 
 

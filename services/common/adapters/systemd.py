@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from dbus_next import BusType, DBusError, Message, MessageType, Variant
 from dbus_next.aio import MessageBus
 
 from ds01.common.errors import Unavailable
-from ds01.common.slices import PropertyValue, SlicePlan
+from ds01.common.slices import Devices, PropertyValue, ScopePlan, SlicePlan, TimerPlan
 
 SYSTEMD = "org.freedesktop.systemd1"
 MANAGER_PATH = "/org/freedesktop/systemd1"
@@ -34,11 +34,17 @@ class Systemd:
         self._slots = asyncio.Semaphore(IN_FLIGHT)
         self._reloaded: Callable[[], None] | None = None
         self._logged_in: Callable[[int], None] | None = None
+        self._removed: Callable[[str], None] | None = None
 
     def listen(self, reloaded: Callable[[], None], logged_in: Callable[[int], None]) -> None:
         """From the next call on: `reloaded` after each daemon-reload, and when signals may have been missed;
         `logged_in` with the uid of everybody who logs in."""
         self._reloaded, self._logged_in = reloaded, logged_in
+
+    def listen_to_ends(self, removed: Callable[[str], None]) -> None:
+        """From the next call on: `removed` with the name of each unit that systemd forgets, and with '' when some may
+        have been missed."""
+        self._removed = removed
 
     async def ensure_slice(self, plan: SlicePlan) -> bool:
         """Make the slice with its properties, or set them on the one that runs. True if it was made now."""
@@ -93,6 +99,63 @@ class Systemd:
             return None
         return getattr(found, "value", None)
 
+    async def start_scope(self, plan: ScopePlan) -> None:
+        """Make a scope and move the process into it that its descriptor stands for."""
+        properties = [
+            *_variants(plan.properties),
+            ["Slice", Variant("s", plan.slice)],
+            ["CollectMode", Variant("s", "inactive-or-failed")],
+            ["DevicePolicy", Variant("s", "closed")],
+            ["DeviceAllow", Variant("a(ss)", [[path, mode] for path, mode in plan.devices])],
+            ["PIDFDs", Variant("ah", [0])],
+        ]
+        try:
+            body: list[object] = [plan.name, "fail", properties, []]
+            await self._call("StartTransientUnit", "ssa(sv)a(sa(sv))", body, descriptors=[plan.pidfd])
+        except DBusError as exc:
+            raise Unavailable(f"systemd does not make '{plan.name}': {exc.text}") from exc
+
+    async def start_timer(self, plan: TimerPlan) -> None:
+        """Have systemd run a command at a time; a timer of the same name is left as it is."""
+        service = plan.name.removesuffix(".timer") + ".service"
+        timer = [
+            ["Description", Variant("s", plan.description)],
+            ["TimersCalendar", Variant("a(ss)", [["OnCalendar", plan.calendar]])],
+            ["AccuracyUSec", Variant("t", 1_000_000)],
+            ["RemainAfterElapse", Variant("b", False)],
+        ]
+        command = [[plan.argv[0], list(plan.argv), False]]
+        work = [
+            ["Description", Variant("s", plan.description)],
+            ["Type", Variant("s", "oneshot")],
+            ["ExecStart", Variant("a(sasb)", command)],
+            ["CollectMode", Variant("s", "inactive-or-failed")],
+        ]
+        try:
+            body: list[object] = [plan.name, "fail", timer, [[service, work]]]
+            await self._call("StartTransientUnit", "ssa(sv)a(sa(sv))", body)
+        except DBusError as exc:
+            if exc.type != f"{SYSTEMD}.UnitExists":
+                raise Unavailable(f"systemd does not make '{plan.name}': {exc.text}") from exc
+
+    async def devices(self, unit: str) -> Devices:
+        """The devices that a slice's processes may open beyond the standard ones."""
+        found = await self._get(unit, "Slice", "DeviceAllow")
+        return tuple((str(path), str(mode)) for path, mode in found) if isinstance(found, list) else ()
+
+    async def set_devices(self, unit: str, devices: Devices) -> None:
+        """Let a slice's processes open these devices beyond the standard ones, and no others, until the next boot."""
+        empty: list[object] = ["DeviceAllow", Variant("a(ss)", [])]
+        allowed: list[object] = ["DeviceAllow", Variant("a(ss)", [[path, mode] for path, mode in devices])]
+        try:
+            await self._call("SetUnitProperties", "sba(sv)", [unit, True, [empty, allowed]])
+        except DBusError as exc:
+            raise Unavailable(f"systemd does not set the devices of '{unit}': {exc.text}") from exc
+
+    async def is_there(self, unit: str) -> bool:
+        """Whether anything of it may still run: it is active, or on its way down."""
+        return await self._get(unit, "Unit", "ActiveState") not in (None, "inactive", "failed")
+
     async def active(self, patterns: Iterable[str]) -> list[str]:
         """The loaded and active units whose names match."""
         try:
@@ -112,17 +175,24 @@ class Systemd:
 
     async def close(self) -> None:
         """Leave the bus."""
-        self._reloaded = self._logged_in = None
+        self._reloaded = self._logged_in = self._removed = None
         if self._bus is not None:
             self._bus.disconnect()
 
     async def _call(
-        self, member: str, signature: str, body: list[object], path: str = MANAGER_PATH, interface: str = MANAGER
+        self,
+        member: str,
+        signature: str,
+        body: list[object],
+        path: str = MANAGER_PATH,
+        interface: str = MANAGER,
+        descriptors: Sequence[int] = (),
     ) -> list[object]:
         bus = await self._connected()
         message = Message(
-            destination=SYSTEMD, path=path, interface=interface, member=member, signature=signature, body=body
-        )
+            destination=SYSTEMD, path=path, interface=interface, member=member, signature=signature, body=body,
+            unix_fds=list(descriptors),
+        )  # fmt: skip
         async with self._slots:
             return await self._answer(bus, message)
 
@@ -141,8 +211,8 @@ class Systemd:
         async with self._connecting:
             if self._bus is None or not self._bus.connected:
                 try:
-                    self._bus = await MessageBus(bus_type=BusType.SYSTEM).connect()
-                    if self._reloaded is not None:
+                    self._bus = await MessageBus(bus_type=BusType.SYSTEM, negotiate_unix_fd=True).connect()
+                    if self._reloaded is not None or self._removed is not None:
                         await self._subscribe(self._bus)
                 except (OSError, DBusError, EOFError) as exc:
                     self._bus = None
@@ -151,10 +221,12 @@ class Systemd:
 
     async def _subscribe(self, bus: Any) -> None:
         # By sender: anybody may broadcast a signal of any name.
-        rules = (
-            f"sender='{SYSTEMD}',interface='{MANAGER}',member='Reloading'",
-            f"sender='org.freedesktop.login1',interface='{LOGIN}',member='UserNew'",
-        )
+        rules = []
+        if self._reloaded is not None:
+            rules.append(f"sender='{SYSTEMD}',interface='{MANAGER}',member='Reloading'")
+            rules.append(f"sender='org.freedesktop.login1',interface='{LOGIN}',member='UserNew'")
+        if self._removed is not None:
+            rules.append(f"sender='{SYSTEMD}',interface='{MANAGER}',member='UnitRemoved'")
         for rule in rules:
             match = Message(
                 destination="org.freedesktop.DBus", path="/org/freedesktop/DBus", interface="org.freedesktop.DBus",
@@ -173,12 +245,16 @@ class Systemd:
             self._reloaded()
         elif message.member == "UserNew" and message.signature == "uo" and self._logged_in is not None:
             self._logged_in(message.body[0])
+        elif message.member == "UnitRemoved" and message.signature == "so" and self._removed is not None:
+            self._removed(str(message.body[0]))
 
     def _disconnected(self, watch: asyncio.Task[None]) -> None:
         if not watch.cancelled():
             watch.exception()
         if self._reloaded is not None:
             self._reloaded()
+        if self._removed is not None:
+            self._removed("")
 
 
 def _path(unit: str) -> str:

@@ -9,21 +9,22 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from echo_interface import Echo
 
 from ds01.common import varlink
 from ds01.common.errors import PeerRefused, Unavailable
+from ds01.common.hangups import Hangups
 from ds01.common.peer import Peer
 from ds01.common.varlink import (
     MAX_CALLS_PER_UID,
     MAX_CONNECTIONS_PER_UID,
     MAX_MESSAGE_BYTES,
+    Link,
     VarlinkServer,
     call,
-    hung_up,
 )
 
 ALICE = Peer(1001, "alice", frozenset(), 1, "", False)
@@ -257,15 +258,33 @@ def test_nobody_there_is_said_in_a_sentence(tmp_path: Path) -> None:
 
 
 def test_a_caller_who_has_gone_is_noticed() -> None:
+    async def scene() -> None:
+        ours, theirs = socket.socketpair()
+        hangups = Hangups()
+        link = Link(ours, hangups)
+        with link.gone() as gone:
+            assert not link.hung_up()
+            theirs.send(b"more")
+            assert not link.hung_up()
+            ours.recv(4)
+            assert not gone.is_set()
+            theirs.close()
+            await asyncio.wait_for(gone.wait(), 5)
+        assert link.hung_up()
+        ours.close()
+        assert link.hung_up()
+        hangups.close()
+
+    asyncio.run(scene())
+
+
+def test_a_caller_is_the_process_that_connected() -> None:
     ours, theirs = socket.socketpair()
-    assert not hung_up(ours)
-    theirs.send(b"more")
-    assert not hung_up(ours)
-    ours.recv(4)
-    theirs.close()
-    assert hung_up(ours)
-    ours.close()
-    assert hung_up(ours)
+    pidfd = Link(ours, cast(Hangups, None)).pidfd()
+    with open(f"/proc/self/fdinfo/{pidfd}") as lines:
+        assert f"Pid:\t{os.getpid()}\n" in list(lines)
+    os.close(pidfd)
+    ours.close(), theirs.close()
 
 
 def test_calls_that_were_cut_off_are_not_counted_for_ever(tmp_path: Path) -> None:

@@ -11,8 +11,10 @@ from worlds import REFERENCE_SITE
 from ds01.common.cdi import VendorSpec
 from ds01.common.errors import EngineRefused, Unavailable
 from ds01.common.events import Event
-from ds01.common.inventory import Inventory
-from ds01.common.model import ContainerFacts, Unit
+from ds01.common.gpus import GpuProcess
+from ds01.common.inventory import GpuProcesses, Inventory
+from ds01.common.model import ContainerFacts, Listed, Unit
+from ds01.common.slices import Devices, ScopePlan, TimerPlan
 
 
 @dataclass
@@ -24,9 +26,18 @@ class EngineWorld:
     start_error: str = ""
     stuck: set[str] = field(default_factory=set)
     started: list[str] = field(default_factory=list)
+    made_with: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
-    async def answers(self) -> None:
+    async def listed(self) -> list[Listed]:
         self._speak()
+        return [
+            Listed(one.id, one.name, one.running or one.restarting, one.owner_uid, one.lease, "")
+            for one in self.containers.values()
+        ]
+
+    async def raw(self, container: str) -> Mapping[str, Any] | None:
+        self._speak()
+        return self.made_with.get(container, {"Id": container})
 
     async def inspect(self, reference: str) -> ContainerFacts | None:
         self._speak()
@@ -63,11 +74,68 @@ class Gpus:
     """What NVML says; None is silence."""
 
     units: tuple[Unit, ...] | None = REFERENCE_SITE
+    withheld: dict[int, str] = field(default_factory=dict)
+    processes: list[GpuProcess] = field(default_factory=list)
+    unknown: set[str] = field(default_factory=set)
 
     async def read(self) -> Inventory:
         if self.units is None:
             raise Unavailable("NVML is silent")
-        return Inventory(self.units, {})
+        gpus = {unit.key.gpu_uuid: unit.gpu_index for unit in REFERENCE_SITE}
+        return Inventory(
+            tuple(unit for unit in self.units if unit.gpu_index not in self.withheld),
+            dict(self.withheld),
+            gpus=gpus,
+            unusable=frozenset(uuid for uuid, index in gpus.items() if index in self.withheld),
+            instances={(unit.key.gpu_uuid, number): unit.key for number, unit in enumerate(REFERENCE_SITE)},
+        )
+
+    async def read_processes(self) -> GpuProcesses:
+        if self.units is None:
+            raise Unavailable("NVML is silent")
+        return GpuProcesses(tuple(self.processes), frozenset(self.unknown))
+
+    def compute(self, pid: int, unit: Unit) -> None:
+        """From now on process `pid` is on a unit of the reference site."""
+        self.processes.append(GpuProcess(unit.key.gpu_uuid, REFERENCE_SITE.index(unit), pid, 1))
+
+
+@dataclass
+class UnitsWorld:
+    """systemd: scopes that were made, what login slices may open, and timers."""
+
+    scopes: dict[str, ScopePlan] = field(default_factory=dict)
+    opened: dict[str, Devices] = field(default_factory=dict)
+    timers: dict[str, TimerPlan] = field(default_factory=dict)
+    silent: bool = False
+
+    async def start_scope(self, plan: ScopePlan) -> None:
+        self._speak()
+        self.scopes[plan.name] = plan
+
+    async def start_timer(self, plan: TimerPlan) -> None:
+        self._speak()
+        self.timers.setdefault(plan.name, plan)
+
+    async def is_there(self, unit: str) -> bool:
+        self._speak()
+        return unit in self.scopes
+
+    async def devices(self, unit: str) -> Devices:
+        self._speak()
+        return self.opened.get(unit, (("char-pts", "rw"),))
+
+    async def set_devices(self, unit: str, devices: Devices) -> None:
+        self._speak()
+        self.opened[unit] = devices
+
+    async def stop(self, unit: str) -> None:
+        self._speak()
+        self.timers.pop(unit, None)
+
+    def _speak(self) -> None:
+        if self.silent:
+            raise Unavailable("systemd is silent")
 
 
 class DeviceFolder:
@@ -77,7 +145,10 @@ class DeviceFolder:
         self.spec: Mapping[str, Any] = {"devices": []}
 
     def vendor(self) -> VendorSpec:
-        return VendorSpec("0.6.0", {}, {unit.uuid: {"deviceNodes": [{"path": unit.uuid}]} for unit in REFERENCE_SITE})
+        common = {"deviceNodes": [{"path": "/dev/nvidiactl"}]}
+        return VendorSpec(
+            "0.6.0", common, {unit.uuid: {"deviceNodes": [{"path": unit.uuid}]} for unit in REFERENCE_SITE}
+        )
 
     def write(self, spec: Mapping[str, Any]) -> None:
         self.spec = spec

@@ -1,43 +1,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from scene import Scene
+from scene import Scene, play
 from worlds import ALICE, BOB, REFERENCE_SITE, STUDENT
 
 from ds01.common.errors import LedgerBroken, Unavailable
 from ds01.common.model import Denied, Lease, LeaseState, Reason
-from ds01.gpu_allocator import allocator as module
-
-Story = Callable[[Scene], Awaitable[None]]
-
-
-def play(tmp_path: Path, story: Story) -> None:
-    async def scene() -> None:
-        stage = Scene(tmp_path)
-        await stage.allocator.reconcile()
-        await asyncio.wait_for(story(stage), 20)
-
-    asyncio.run(scene())
-
-
-def state(scene: Scene, lease: Lease) -> LeaseState | None:
-    found = scene.book.find(lease.id)
-    return found.state if found else None
 
 
 def test_a_container_runs_on_its_unit_and_gives_it_back(tmp_path: Path) -> None:
     async def story(scene: Scene) -> None:
         lease, identity = await scene.run(ALICE)
-        assert state(scene, lease) is LeaseState.ACTIVE
+        assert scene.state(lease) is LeaseState.ACTIVE
         assert scene.devices.nodes() == {lease.id: ["MIG-0-0"]}
         del scene.engine.containers[identity]
-        await scene.allocator.observe(lease.id)
-        assert state(scene, lease) is None
+        await scene.side.observe(lease.id)
+        assert scene.state(lease) is None
         assert scene.devices.nodes() == {}
         assert scene.journal.names()[-3:] == ["gpu.granted", "gpu.activated", "gpu.released"]
 
@@ -59,7 +41,7 @@ def test_the_same_request_has_the_same_lease_also_after_a_crash(tmp_path: Path) 
         first = await scene.lease(ALICE, request="r1")
         assert await scene.lease(ALICE, request="r1") == first
         scene.crash()
-        await scene.allocator.reconcile()
+        await scene.side.reconcile()
         again = await scene.lease(ALICE, request="r1")
         assert isinstance(first, Lease)
         assert isinstance(again, Lease)
@@ -86,12 +68,12 @@ def test_units_are_not_free_while_any_container_carries_the_lease(tmp_path: Path
         second = scene.engine.create(lease.id, ALICE)
         scene.engine.set(second, running=True)
         del scene.engine.containers[identity]
-        await scene.allocator.observe(lease.id)
+        await scene.side.observe(lease.id)
         await scene.allocator.release(lease.id, "the first was removed")
-        assert state(scene, lease) is LeaseState.ACTIVE
+        assert scene.state(lease) is LeaseState.ACTIVE
         del scene.engine.containers[second]
-        await scene.allocator.observe(lease.id)
-        assert state(scene, lease) is None
+        await scene.side.observe(lease.id)
+        assert scene.state(lease) is None
 
     play(tmp_path, story)
 
@@ -102,9 +84,9 @@ def test_one_container_that_hangs_says_nothing_about_the_engine(tmp_path: Path) 
         other, gone = await scene.run(BOB)
         scene.engine.stuck.add(identity)
         del scene.engine.containers[gone]
-        await scene.allocator.reconcile()
-        assert state(scene, stuck) is LeaseState.ACTIVE, "a look that failed is not 'not running'"
-        assert state(scene, other) is None
+        await scene.side.reconcile()
+        assert scene.state(stuck) is LeaseState.ACTIVE, "a look that failed is not 'not running'"
+        assert scene.state(other) is None
         assert isinstance(await scene.lease(BOB), Lease)
         assert "engine.lost" not in scene.journal.names()
 
@@ -114,7 +96,7 @@ def test_one_container_that_hangs_says_nothing_about_the_engine(tmp_path: Path) 
 def test_denials_in_a_loop_are_rows_but_not_a_flood_in_the_journal(tmp_path: Path) -> None:
     async def story(scene: Scene) -> None:
         for _ in range(60):
-            assert isinstance(await scene.lease(ALICE, count=3), Denied)
+            assert isinstance(await scene.lease(ALICE, gpus=3), Denied)
         assert scene.ledger.count_records("gpu.denied") == 60
         assert scene.journal.names().count("gpu.denied") < 30
 
@@ -131,44 +113,35 @@ def test_a_request_id_of_somebody_else_is_another_request(tmp_path: Path) -> Non
     play(tmp_path, story)
 
 
-def test_a_granted_lease_without_container_ends_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "DRAIN_WAIT_S", 0.01)
-
+def test_a_granted_lease_without_container_ends_by_itself(tmp_path: Path) -> None:
     async def story(scene: Scene) -> None:
         lease = await scene.lease(ALICE)
         assert isinstance(lease, Lease)
         scene.now += 59
         scene.allocator.tick()
-        assert state(scene, lease) is LeaseState.GRANTED
+        assert scene.state(lease) is LeaseState.GRANTED
         scene.now += 2
         scene.allocator.tick()
-        await settled(scene, lease, None)
+        await scene.settle()
+        assert scene.state(lease) is None
 
     play(tmp_path, story)
 
 
-async def settled(scene: Scene, lease: Lease, expected: LeaseState | None) -> None:
-    for _ in range(200):
-        if state(scene, lease) is expected:
-            return
-        await asyncio.sleep(0.01)
-    assert state(scene, lease) is expected
-
-
-def test_a_stopped_container_keeps_its_unit_for_the_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "DRAIN_WAIT_S", 0.01)
-
+def test_a_stopped_container_keeps_its_unit_for_the_hold(tmp_path: Path) -> None:
     async def story(scene: Scene) -> None:
         lease, identity = await scene.run(ALICE)
         scene.engine.set(identity, running=False)
-        await scene.allocator.observe(lease.id)
-        assert state(scene, lease) is LeaseState.HELD
+        await scene.side.observe(lease.id)
+        assert scene.state(lease) is LeaseState.HELD
         assert lease.id in scene.devices.nodes()
         scene.now += STUDENT.gpu_hold_after_stop_s + 1
         scene.allocator.tick()
-        assert state(scene, lease) is LeaseState.DRAINING
+        assert scene.state(lease) is LeaseState.DRAINING
+        await scene.book.settled()
         assert scene.devices.nodes() == {}
-        await settled(scene, lease, None)
+        await scene.settle()
+        assert scene.state(lease) is None
 
     play(tmp_path, story)
 
@@ -177,11 +150,12 @@ def test_a_container_that_starts_while_its_unit_is_taken_away_keeps_it(tmp_path:
     async def story(scene: Scene) -> None:
         lease, identity = await scene.run(ALICE)
         scene.engine.set(identity, running=False)
-        await scene.allocator.observe(lease.id)
+        await scene.side.observe(lease.id)
         scene.now += STUDENT.gpu_hold_after_stop_s + 1
         scene.allocator.tick()
         scene.engine.set(identity, running=True)
-        await settled(scene, lease, LeaseState.ACTIVE)
+        await scene.settle()
+        assert scene.state(lease) is LeaseState.ACTIVE
         assert scene.devices.nodes() == {lease.id: ["MIG-0-0"]}
 
     play(tmp_path, story)
@@ -191,26 +165,25 @@ def test_a_pending_restart_keeps_the_lease_active(tmp_path: Path) -> None:
     async def story(scene: Scene) -> None:
         lease, identity = await scene.run(ALICE)
         scene.engine.set(identity, running=False, restarting=True)
-        await scene.allocator.observe(lease.id)
-        assert state(scene, lease) is LeaseState.ACTIVE
+        await scene.side.observe(lease.id)
+        assert scene.state(lease) is LeaseState.ACTIVE
 
     play(tmp_path, story)
 
 
-def test_restart_after_somebody_else_took_the_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "DRAIN_WAIT_S", 0.01)
-
+def test_restart_after_somebody_else_took_the_unit(tmp_path: Path) -> None:
     async def story(scene: Scene) -> None:
         scene.gpus.units = REFERENCE_SITE[:2]
         lease, identity = await scene.run(ALICE)
         scene.engine.set(identity, running=False)
-        await scene.allocator.observe(lease.id)
+        await scene.side.observe(lease.id)
         scene.now += STUDENT.gpu_hold_after_stop_s + 1
         scene.allocator.tick()
-        await settled(scene, lease, None)
+        await scene.settle()
+        assert scene.state(lease) is None
         other, _ = await scene.run(BOB)
         assert other.unit_names == "0:0"
-        renewed = await scene.allocator.renew(lease.id, ALICE)
+        renewed = await scene.renew(lease.id, ALICE)
         assert isinstance(renewed, Lease)
         assert (renewed.id, renewed.unit_names, renewed.container) == (lease.id, "0:1", identity)
         assert scene.devices.nodes() == {other.id: ["MIG-0-0"], lease.id: ["MIG-0-1"]}
@@ -218,19 +191,18 @@ def test_restart_after_somebody_else_took_the_unit(tmp_path: Path, monkeypatch: 
     play(tmp_path, story)
 
 
-def test_renewal_is_denied_with_numbers_when_nothing_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "DRAIN_WAIT_S", 0.01)
-
+def test_renewal_is_denied_with_numbers_when_nothing_is_free(tmp_path: Path) -> None:
     async def story(scene: Scene) -> None:
         scene.gpus.units = REFERENCE_SITE[:1]
         lease, identity = await scene.run(ALICE)
         scene.engine.set(identity, running=False)
-        await scene.allocator.observe(lease.id)
+        await scene.side.observe(lease.id)
         scene.now += STUDENT.gpu_hold_after_stop_s + 1
         scene.allocator.tick()
-        await settled(scene, lease, None)
+        await scene.settle()
+        assert scene.state(lease) is None
         await scene.run(BOB)
-        verdict = await scene.allocator.renew(lease.id, ALICE)
+        verdict = await scene.renew(lease.id, ALICE)
         assert isinstance(verdict, Denied)
         assert verdict.reason is Reason.NONE_FREE
 
@@ -241,7 +213,7 @@ def test_a_lease_of_somebody_else_can_not_be_renewed(tmp_path: Path) -> None:
     async def story(scene: Scene) -> None:
         lease, _ = await scene.run(ALICE)
         with pytest.raises(Unavailable):
-            await scene.allocator.renew(lease.id, BOB)
+            await scene.renew(lease.id, BOB)
 
     play(tmp_path, story)
 
@@ -250,17 +222,17 @@ def test_a_silent_engine_means_nothing_is_granted_or_released(tmp_path: Path) ->
     async def story(scene: Scene) -> None:
         lease, identity = await scene.run(ALICE)
         scene.engine.set(identity, running=False)
-        await scene.allocator.observe(lease.id)
+        await scene.side.observe(lease.id)
         scene.engine.silent = True
-        scene.allocator.engine_lost()
+        scene.side.lost()
         scene.now += STUDENT.gpu_hold_after_stop_s + 1
         scene.allocator.tick()
-        assert state(scene, lease) is LeaseState.HELD
+        assert scene.state(lease) is LeaseState.HELD
         with pytest.raises(Unavailable):
             await scene.lease(BOB)
         with pytest.raises(Unavailable):
             await scene.allocator.release(lease.id, "so they say")
-        assert state(scene, lease) is LeaseState.HELD
+        assert scene.state(lease) is LeaseState.HELD
 
     play(tmp_path, story)
 
@@ -269,7 +241,7 @@ def test_release_believes_the_engine_and_not_the_caller(tmp_path: Path) -> None:
     async def story(scene: Scene) -> None:
         lease, _ = await scene.run(ALICE)
         await scene.allocator.release(lease.id, "the container was removed")
-        assert state(scene, lease) is LeaseState.ACTIVE
+        assert scene.state(lease) is LeaseState.ACTIVE
 
     play(tmp_path, story)
 
@@ -280,8 +252,8 @@ def test_a_forged_label_changes_nothing(tmp_path: Path) -> None:
         assert isinstance(lease, Lease)
         forged = scene.engine.create(lease.id, BOB)
         scene.engine.set(forged, running=True)
-        await scene.allocator.observe(lease.id)
-        assert state(scene, lease) is LeaseState.GRANTED
+        await scene.side.observe(lease.id)
+        assert scene.state(lease) is LeaseState.GRANTED
 
     play(tmp_path, story)
 
@@ -296,16 +268,64 @@ def test_silent_gpus_mean_nothing_is_granted(tmp_path: Path) -> None:
     play(tmp_path, story)
 
 
-def test_a_vanished_instance_loses_its_entry_and_gets_it_back_with_new_nodes(tmp_path: Path) -> None:
+def test_a_vanished_instance_is_lost_to_what_runs_and_comes_back_with_new_nodes(tmp_path: Path) -> None:
+    async def story(scene: Scene) -> None:
+        lease, identity = await scene.run(ALICE)
+        other, _ = await scene.run(BOB)
+        scene.gpus.units = REFERENCE_SITE[1:]
+        await scene.allocator.look()
+        assert scene.state(lease) is LeaseState.LOST
+        assert scene.state(other) is LeaseState.ACTIVE
+        assert scene.devices.nodes() == {other.id: ["MIG-1-0"]}
+        assert scene.journal.names().count("gpu.lost") == 1
+        notices = (await scene.allocator.overview(scene.peer(ALICE)))["notices"]
+        assert "does not exist any more" in notices[0]
+        assert (await scene.allocator.overview(scene.peer(BOB)))["notices"] == []
+        scene.gpus.units = (replace(REFERENCE_SITE[0], uuid="MIG-0-1"), *REFERENCE_SITE[1:])
+        await scene.allocator.look()
+        assert scene.state(lease) is LeaseState.LOST, "what runs has the nodes of the instance that is gone"
+        assert isinstance(denied := await scene.lease(2001, "0:0"), Denied)
+        assert denied.reason is Reason.NONE_FREE
+        await scene.stop(lease, identity)
+        await scene.allocator.look()
+        assert scene.state(lease) is LeaseState.HELD
+        assert scene.devices.nodes()[lease.id] == ["MIG-0-1"]
+
+    play(tmp_path, story)
+
+
+def test_a_unit_that_is_gone_at_boot_is_waited_for(tmp_path: Path) -> None:
+    async def story(scene: Scene) -> None:
+        lease, identity = await scene.run(ALICE)
+        await scene.stop(lease, identity)
+        scene.gpus.units = ()
+        await scene.allocator.look()
+        assert scene.state(lease) is LeaseState.WAITING
+        assert scene.devices.nodes() == {}
+        scene.gpus.units = REFERENCE_SITE
+        await scene.allocator.look()
+        assert scene.state(lease) is LeaseState.HELD
+        scene.gpus.units = REFERENCE_SITE[1:]
+        await scene.allocator.look()
+        await scene.pass_time(STUDENT.gpu_hold_after_stop_s + 1)
+        assert scene.state(lease) is None, "a unit is waited for as long as it would have been held"
+
+    play(tmp_path, story)
+
+
+def test_a_gpu_that_can_not_be_read_changes_no_lease(tmp_path: Path) -> None:
     async def story(scene: Scene) -> None:
         lease, _ = await scene.run(ALICE)
-        scene.gpus.units = REFERENCE_SITE[1:]
-        await scene.allocator.look_at_gpus()
-        assert scene.devices.nodes() == {}
-        assert scene.journal.names().count("gpu.unit-missing") == 1
-        scene.gpus.units = (replace(REFERENCE_SITE[0], uuid="MIG-0-1"), *REFERENCE_SITE[2:])
-        await scene.allocator.look_at_gpus()
-        assert scene.devices.nodes() == {lease.id: ["MIG-0-1"]}
+        scene.gpus.withheld = {0: "Xid 79: it has fallen off the bus"}
+        await scene.allocator.look()
+        assert scene.state(lease) is LeaseState.ACTIVE
+        assert scene.journal.names()[-1] == "gpu.withheld"
+        assert isinstance(denied := await scene.lease(BOB, "0:1"), Denied)
+        assert "fallen off the bus" in denied.message
+        scene.gpus.withheld = {}
+        await scene.allocator.look()
+        assert "gpu.restored" in scene.journal.names()
+        assert isinstance(await scene.lease(BOB, "0:1"), Lease)
 
     play(tmp_path, story)
 
@@ -324,7 +344,7 @@ def test_a_full_disk_grants_nothing_and_keeps_what_is_held(tmp_path: Path) -> No
 
 def test_denials_are_in_the_ledger_and_in_the_journal(tmp_path: Path) -> None:
     async def story(scene: Scene) -> None:
-        assert isinstance(await scene.lease(ALICE, count=3), Denied)
+        assert isinstance(await scene.lease(ALICE, gpus=3), Denied)
         assert scene.ledger.count_records("gpu.denied") == 1
         event = scene.journal.events[-1]
         assert (event.name, event.limit, event.requested) == ("gpu.denied", "2", "3")
@@ -346,10 +366,10 @@ def test_a_restart_that_the_engine_gave_up_on_is_made_up_for(tmp_path: Path) -> 
         lease, identity = await scene.run(ALICE)
         gave_up(scene, identity)
         scene.crash()
-        await scene.allocator.look_at_gpus()
-        await scene.allocator.reconcile()
+        await scene.allocator.look()
+        await scene.side.reconcile()
         assert scene.engine.started == [identity]
-        assert state(scene, lease) is LeaseState.ACTIVE
+        assert scene.state(lease) is LeaseState.ACTIVE
         assert "container.restarted" in scene.journal.names()
 
     play(tmp_path, story)
@@ -359,7 +379,7 @@ def test_a_container_without_a_restart_policy_is_left_alone(tmp_path: Path) -> N
     async def story(scene: Scene) -> None:
         lease, identity = await scene.run(ALICE)
         gave_up(scene, identity, policy="no")
-        await scene.allocator.observe(lease.id)
+        await scene.side.observe(lease.id)
         assert scene.engine.started == []
 
     play(tmp_path, story)
@@ -369,12 +389,12 @@ def test_nothing_is_started_while_its_unit_is_gone_and_it_is_when_it_comes_back(
     async def story(scene: Scene) -> None:
         lease, identity = await scene.run(ALICE)
         scene.gpus.units = REFERENCE_SITE[1:]
-        await scene.allocator.look_at_gpus()
+        await scene.allocator.look()
         gave_up(scene, identity)
-        await scene.allocator.observe(lease.id)
+        await scene.side.observe(lease.id)
         assert scene.engine.started == []
         scene.gpus.units = REFERENCE_SITE
-        await scene.allocator.look_at_gpus()
+        await scene.allocator.look()
         assert scene.engine.started == [identity]
 
     play(tmp_path, story)
@@ -385,8 +405,9 @@ def test_a_restart_that_fails_again_is_told(tmp_path: Path) -> None:
         lease, identity = await scene.run(ALICE)
         gave_up(scene, identity)
         scene.engine.start_error = "no such device"
-        await scene.allocator.observe(lease.id)
-        assert state(scene, lease) is LeaseState.HELD
+        await scene.side.observe(lease.id)
+        assert scene.state(lease) is LeaseState.HELD
+        await scene.settle()
         assert scene.journal.events[-1].name == "container.restart-failed"
 
     play(tmp_path, story)
@@ -396,9 +417,10 @@ def test_a_caller_who_has_gone_gets_nothing(tmp_path: Path) -> None:
     """The GPUs took so long to read that the shim gave up: a lease now would be nobody's."""
 
     async def story(scene: Scene) -> None:
-        scene.callers_wait = False
+        caller = scene.caller()
+        caller.hang_up()
         with pytest.raises(Unavailable):
-            await scene.lease(ALICE)
+            await scene.lease(ALICE, caller=caller)
         assert scene.book.leases == ()
 
     play(tmp_path, story)

@@ -1,0 +1,107 @@
+"""Everything that decisions are made on, gathered into one value: policy, accounts, GPUs, leases, and the clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from ds01.common.errors import Ds01Error, LedgerBroken, PeerRefused, Unavailable
+from ds01.common.inventory import Inventory
+from ds01.common.limits import Limits, Policies, Policy
+from ds01.common.model import Lease, LeaseKind, LeaseState, UnitKey
+from ds01.gpu_allocator.book import Book
+from ds01.gpu_allocator.lifecycle import Timeouts
+from ds01.gpu_allocator.stock import Stock
+from ds01.gpu_allocator.world import Asker, World, asker_of
+
+
+class PolicySource(Protocol):
+    """The policy in force."""
+
+    def current(self) -> Policy: ...
+
+
+Account = Callable[[int], tuple[str, frozenset[str]]]
+"""Name and Unix groups of a uid; raises `PeerRefused` where there is no such account."""
+
+
+class Facts:
+    """`bypassed` and `intruded` say why units that no lease holds may not be given away either: containers that were
+    started past the shim, processes outside of any lease. `ledger_problem` is why the ledger can't be used, '' if it
+    can."""
+
+    def __init__(
+        self, book: Book, stock: Stock, policy: PolicySource, account: Account, clock: Callable[[], float]
+    ) -> None:
+        self.book = book
+        self.stock = stock
+        self._policy = policy
+        self._account = account
+        self._clock = clock
+        self.engine_known = False
+        self.ledger_problem = ""
+        self.bypassed: Mapping[UnitKey, str] = {}
+        self.intruded: Mapping[UnitKey, str] = {}
+
+    def now(self) -> float:
+        """Seconds of the epoch."""
+        return self._clock()
+
+    def policies(self) -> Policies:
+        """The machine-wide rules in force."""
+        return self._policy.current().policies
+
+    def asker(self, uid: int) -> Asker:
+        """A user with the limits that hold for him now."""
+        user, unix_groups = self._account(uid)
+        return asker_of(uid, user, unix_groups, self._policy.current())
+
+    def limits(self, uid: int) -> Limits:
+        """All limits of a user."""
+        return self._policy.current().limits_for(*self._account(uid))
+
+    def timeouts(self, lease: Lease) -> Timeouts:
+        """How long the lease is held in which state; an account that is gone keeps what its group has."""
+        try:
+            limits = self.limits(lease.uid)
+        except PeerRefused:
+            limits = self._policy.current().limits_in(lease.group, lease.user)
+        return Timeouts(limits.gpu_hold_after_stop_s, self.policies().created_container_timeout_s)
+
+    def require_ledger(self) -> None:
+        """Raises `LedgerBroken` while nobody knows who holds what."""
+        if self.ledger_problem:
+            raise LedgerBroken(
+                f"who holds which GPU is unknown, so nothing is granted: {self.ledger_problem}; what runs goes on; "
+                "an administrator repairs it with 'ds01 ledger rebuild'"
+            )
+
+    def require_engine(self) -> None:
+        """Raises `LedgerBroken` or `Unavailable` while who holds what, or what runs, is unknown."""
+        self.require_ledger()
+        if not self.engine_known:
+            raise Unavailable("the Docker engine does not answer, so no GPU is granted; try again in a moment")
+
+    def world(self, inventory: Inventory, reserved: frozenset[UnitKey] = frozenset(), without: str = "") -> World:
+        """What exists and who holds it; as if the lease `without` were not there."""
+        leases = tuple(lease for lease in self.book.leases if lease.id != without)
+        ends = {lease.id: end for lease in leases if (end := self._end(lease)) is not None}
+        return World(
+            inventory.units,
+            leases,
+            inventory.withheld,
+            {**self.intruded, **self.bypassed},
+            reserved,
+            inventory.links,
+            ends,
+        )
+
+    def _end(self, lease: Lease) -> float | None:
+        """When a running lease ends at the latest: its container may run for max_runtime."""
+        if lease.until is not None or lease.state is not LeaseState.ACTIVE or lease.kind is LeaseKind.LOGIN:
+            return lease.until
+        try:
+            most_s = self.limits(lease.uid).max_runtime_s
+        except Ds01Error:
+            return None
+        return None if most_s is None else lease.since + most_s

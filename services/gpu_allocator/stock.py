@@ -1,0 +1,99 @@
+"""The GPUs as they were last read: what exists, what is withheld and why. Reads them no more often than needed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+
+from ds01.common.errors import Unavailable
+from ds01.common.events import Event, EventLog
+from ds01.common.inventory import Inventory
+from ds01.common.model import Lease, Unit, UnitKey
+
+MAX_AGE_S = 1.0
+"""How old an inventory may be when it is decided on; a storm of requests shares one reading."""
+
+
+class Stock:
+    """What ds01-nvml said last. `seen` is told of each reading."""
+
+    def __init__(
+        self, read: Callable[[], Awaitable[Inventory]], log: EventLog, seen: Callable[[tuple[Unit, ...]], None]
+    ) -> None:
+        self._read = read
+        self._log = log
+        self._seen = seen
+        self._at = 0.0
+        self._reading: asyncio.Task[Inventory] | None = None
+        self._last: Inventory | None = None
+        self._is_lost = False
+
+    @property
+    def last(self) -> Inventory | None:
+        """The last reading; None while the state of the GPUs is unknown."""
+        return self._last
+
+    async def fresh(self, max_age_s: float = MAX_AGE_S) -> Inventory:
+        """An inventory that is no older.
+
+        Raises:
+            Unavailable: the state of the GPUs is unknown.
+        """
+        loop = asyncio.get_running_loop()
+        if self._last is not None and loop.time() - self._at < max_age_s:
+            return self._last
+        if self._reading is None or self._reading.done():
+            self._reading = loop.create_task(self._update())
+        return await asyncio.shield(self._reading)
+
+    def gone(self, lease: Lease) -> tuple[str, ...]:
+        """Names of the lease's units that do not exist, as far as that can be told: not those of a GPU that can't be
+        read at the moment."""
+        if self._last is None:
+            return ()
+        existing = {unit.key for unit in self._last.units}
+        return tuple(
+            unit.name
+            for unit in lease.units
+            if unit.key not in existing and unit.key.gpu_uuid not in self._last.unusable
+        )
+
+    async def _update(self) -> Inventory:
+        try:
+            inventory = await self._read()
+        except Unavailable as exc:
+            self._last = None
+            if not self._is_lost:
+                self._is_lost = True
+                self._log.emit(Event("nvml.lost", f"The state of the GPUs is unknown: {exc}", reason=str(exc)))
+            raise
+        self._tell(self._last, inventory)
+        self._is_lost = False
+        self._last, self._at = inventory, asyncio.get_running_loop().time()
+        self._seen(inventory.units)
+        return inventory
+
+    def _tell(self, before: Inventory | None, now: Inventory) -> None:
+        if self._is_lost or before is None or before.units != now.units:
+            names = ",".join(unit.name for unit in now.units)
+            self._log.emit(Event("nvml.found", f"The GPUs were read: {names or 'no unit'}", new=names))
+        for event in withheld_events({} if before is None else before.withheld, now.withheld):
+            self._log.emit(event)
+
+
+def withheld_events(before: Mapping[int, str], now: Mapping[int, str]) -> list[Event]:
+    """GPUs that from now on offer nothing, and GPUs that do again."""
+    events = [
+        Event("gpu.withheld", f"GPU {index} is given to nobody: {why}", gpu=str(index), reason=why)
+        for index, why in sorted(now.items())
+        if before.get(index) != why
+    ]
+    return events + [
+        Event("gpu.restored", f"GPU {index} is well again: {before[index]}", gpu=str(index), old=before[index])
+        for index in sorted(set(before) - set(now))
+    ]
+
+
+def unit_of(units: tuple[Unit, ...], key: UnitKey) -> Unit | None:
+    """The unit with this key, if it exists."""
+    return next((unit for unit in units if unit.key == key), None)

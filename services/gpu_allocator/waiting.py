@@ -1,0 +1,200 @@
+"""Lets people wait for GPUs: who waits stands in the ledger, and gets his turn while he is there to take it.
+
+The place in the queue belongs to the request id: after a restart, of the allocator or of whoever waits for somebody
+else, the same request goes on waiting at its place, if it comes back soon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from ds01.common.errors import Ds01Error, Unavailable
+from ds01.common.model import Denied, Granted, Lease, Reason, UnitKey, Waiter
+from ds01.common.varlink import Link
+from ds01.gpu_allocator.facts import Facts
+from ds01.gpu_allocator.queue import MAX_WAITING_PER_USER, InLine, Plan, plan
+from ds01.gpu_allocator.reports import of_waiter
+from ds01.gpu_allocator.request import GpuRequest, parse_request
+from ds01.gpu_allocator.shares import score
+
+REJOIN_S = 15.0
+"""How long a place is kept for a request that is not there: a service that restarts comes back within this."""
+
+MOST_WAIT_S = 7 * 86400.0
+"""Nobody waits longer than this."""
+
+Grant = Callable[[InLine, Granted], Lease]
+"""Gives somebody in the queue his units: the lease is decided when it returns."""
+
+
+@dataclass
+class _Place:
+    """Somebody who is there; `turn` is his lease once it is decided."""
+
+    grant: Grant
+    turn: asyncio.Future[Lease] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class Queue:
+    """Everybody who waits."""
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+        self._present: dict[tuple[int, str], _Place] = {}
+        self._absent: dict[tuple[int, str], float] = {}
+        self._wakes = False
+
+    def adopt(self) -> None:
+        """After a start: keep the places of those who waited before."""
+        self._forget_absent()
+        if self._absent:
+            asyncio.get_running_loop().call_later(REJOIN_S, self.wake)
+
+    def is_waiting(self, uid: int, request_id: str) -> bool:
+        """Whether this request has a place."""
+        return any((one.uid, one.request_id) == (uid, request_id) for one in self._facts.book.waiters)
+
+    async def join(self, waiter: Waiter, grant: Grant, link: Link) -> Lease | Denied:
+        """Wait for a turn: the lease that `grant` made, or why there is none.
+
+        Raises:
+            Unavailable: the caller went away, or waits elsewhere by the same request; nothing was granted.
+            LedgerBroken: the place could not be kept.
+        """
+        key = (waiter.uid, waiter.request_id)
+        if key in self._present:
+            raise Unavailable(f"request '{waiter.request_id}' waits already, on another connection")
+        known = next((one for one in self._facts.book.waiters if (one.uid, one.request_id) == key), None)
+        if known is None and self._places_of(waiter.uid) >= MAX_WAITING_PER_USER:
+            return _too_many(waiter)
+        place = self._present[key] = _Place(grant)
+        self._absent.pop(key, None)
+        try:
+            if known is None:
+                await self._facts.book.wait(waiter)
+                self._facts.book.note(of_waiter("queue.joined", waiter, "no unit is free"))
+            return await self._wait(known or waiter, place, link)
+        finally:
+            del self._present[key]
+
+    async def _wait(self, waiter: Waiter, place: _Place, link: Link) -> Lease | Denied:
+        self.wake()
+        with link.gone() as gone:
+            hangup = asyncio.ensure_future(gone.wait())
+            left_s = None if waiter.until is None else max(0.0, waiter.until - self._facts.now())
+            try:
+                await asyncio.wait((place.turn, hangup), timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+            except asyncio.CancelledError:
+                self._leave(waiter, "its connection was closed")
+                raise
+            finally:
+                hangup.cancel()
+        if place.turn.done():
+            await self._facts.book.settled()
+            return place.turn.result()
+        if gone.is_set():
+            self._leave(waiter, "whoever waited went away")
+            raise Unavailable("the caller did not wait; nothing was granted")
+        denied = self._in_vain(waiter)
+        self._leave(waiter, "it waited as long as it wanted to")
+        return denied
+
+    def wake(self) -> None:
+        """Something changed: look soon whether it is somebody's turn."""
+        if not self._wakes:
+            self._wakes = True
+            asyncio.get_running_loop().call_soon(self._advance)
+
+    def reserved(self) -> frozenset[UnitKey]:
+        """What is kept for those who wait, and so is not for those who come now."""
+        found = self.plan()
+        return frozenset() if found is None else found.reserved
+
+    def plan(self) -> Plan | None:
+        """The queue as of now; None while the GPUs are unknown."""
+        inventory = self._facts.stock.last
+        return None if inventory is None else plan(self._lines(), self._facts.world(inventory))
+
+    def _lines(self) -> list[InLine]:
+        lines = []
+        for waiter in self._facts.book.waiters:
+            with suppress(Ds01Error):  # an account that is gone has no turn
+                lines.append(self._line(waiter))
+        return lines
+
+    def _line(self, waiter: Waiter) -> InLine:
+        asker = self._facts.asker(waiter.uid)
+        request = parse_request(waiter.request)
+        assert isinstance(request, GpuRequest), waiter.request
+        place = self._present.get((waiter.uid, waiter.request_id))
+        is_there = place is not None and not place.turn.done()
+        return InLine(waiter, request, asker, score(self._facts.book.share(waiter.uid), asker.priority), is_there)
+
+    def _advance(self) -> None:
+        self._wakes = False
+        self._forget_absent()
+        while self._facts.engine_known:
+            found = self.plan()
+            if found is None or found.next is None:
+                return
+            line, verdict = found.next
+            place = self._present[(line.waiter.uid, line.waiter.request_id)]
+            place.turn.set_result(place.grant(line, verdict))
+
+    def _forget_absent(self) -> None:
+        now = self._facts.now()
+        for waiter in self._facts.book.waiters:
+            key = (waiter.uid, waiter.request_id)
+            if key not in self._present and self._absent.setdefault(key, now + REJOIN_S) <= now:
+                del self._absent[key]
+                self._leave(waiter, "whoever waited did not come back")
+
+    def _leave(self, waiter: Waiter, why: str) -> None:
+        self._facts.book.leave(waiter)
+        self._facts.book.note(of_waiter("queue.left", waiter, why))
+        self.wake()
+
+    def _places_of(self, uid: int) -> int:
+        return sum(1 for one in self._facts.book.waiters if one.uid == uid)
+
+    def _in_vain(self, waiter: Waiter) -> Denied:
+        """What to say to somebody whose time to wait is over."""
+        found = self.plan()
+        turns = () if found is None else found.turns
+        mine = next((one for one in turns if one.line.waiter == waiter), None)
+        waited_s = self._facts.now() - waiter.since
+        why = "" if mine is None else f" (place {mine.place} of {len(turns)}): {mine.denied.message}"
+        return Denied(
+            Reason.WAITED_IN_VAIN,
+            f"no unit came free in {waited_s / 60:.0f} min{why}",
+            "" if mine is None else mine.denied.limit,
+            "" if mine is None else mine.denied.used,
+            waiter.request,
+            "wait longer, or ask for something smaller; 'ds01 queue' shows who waits",
+            () if mine is None else mine.denied.to_end,
+        )
+
+
+def waits_until(now: float, wait_s: float) -> float:
+    """When a wait that begins now ends."""
+    return now + min(max(0.0, wait_s), MOST_WAIT_S)
+
+
+def positions(found: Plan | None) -> Mapping[tuple[int, str], int]:
+    """Places by (uid, request id)."""
+    turns = () if found is None else found.turns
+    return {(one.line.waiter.uid, one.line.waiter.request_id): one.place for one in turns}
+
+
+def _too_many(waiter: Waiter) -> Denied:
+    return Denied(
+        Reason.NONE_FREE,
+        f"you wait for {MAX_WAITING_PER_USER} requests already, and nobody may have more places in the queue",
+        str(MAX_WAITING_PER_USER),
+        str(MAX_WAITING_PER_USER),
+        waiter.request,
+        "'ds01 queue' shows them; let one go with Ctrl-C where it waits",
+    )
