@@ -9,7 +9,7 @@ from ds01.boot.restore import Restored, owners, plan_slices, restore_devices, re
 from ds01.common.adapters.journal import JournalEventLog
 from ds01.common.adapters.systemd import Systemd
 from ds01.common.cdifiles import CdiFiles
-from ds01.common.errors import Ds01Error
+from ds01.common.errors import Ds01Error, LedgerBroken
 from ds01.common.inventory import read_inventory
 from ds01.common.ledger import LEDGER_FILE, Ledger
 from ds01.common.model import Lease
@@ -25,7 +25,7 @@ async def restore() -> Restored:
     Raises:
         Ds01Error: limits can't be put in place, so Docker must not start.
     """
-    leases = _leases()
+    leases, unknown = _leases()
     policy = restore_policy(LAST_GOOD, POLICY_FILE)
     systemd = Systemd()
     for plan in plan_machine(policy.machine):
@@ -34,18 +34,22 @@ async def restore() -> Restored:
     for plan in plans:
         await systemd.ensure_slice(plan)
     await systemd.close()
-    problems = await restore_devices(leases, read_inventory, CdiFiles())
+    problems = unknown + await restore_devices(leases, read_inventory, CdiFiles())
     return Restored(tuple(plan.name for plan in plans), tuple(problems))
 
 
-def _leases() -> tuple[Lease, ...]:
+def _leases() -> tuple[tuple[Lease, ...], list[str]]:
+    """The leases, and what is wrong with the ledger: then no container gets a GPU, and everything else starts."""
     if not LEDGER_FILE.exists():
-        return ()
-    ledger = Ledger.open_to_read()
+        return (), []
     try:
-        return ledger.holding()
-    finally:
-        ledger.close()
+        ledger = Ledger.open_to_read()
+        try:
+            return ledger.holding(), []
+        finally:
+            ledger.close()
+    except LedgerBroken as exc:
+        return (), [f"{exc}; repair it with 'ds01 ledger rebuild'"]
 
 
 def main() -> int:

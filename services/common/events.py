@@ -162,9 +162,9 @@ EVENTS: dict[str, EventKind] = {
         "systemd did not answer. Its own timer ds01-LEASE.timer does the same; see 'systemctl list-timers'.",
     ),
     "ledger.broken": EventKind(
-        "f1b2ff7657284f0b810d01878b3de3df",
+        "9ee91b5c1fd649b1810af603c9306004",
         Priority.ERROR,
-        "The ledger can't be written",
+        "The ledger can't be used",
         "Nothing new is granted or released, what runs goes on. DS01_REASON says why: a full disk, a file system that\n"
         "is read-only, or a damaged file, which 'ds01 ledger rebuild' makes anew.",
     ),
