@@ -2,9 +2,8 @@
 
 Source of every row: NVIDIA, "XID Errors" deployment guide, chapter "Analyzing Xid Errors with the Xid Catalog"
 (docs.nvidia.com/deploy/xid-errors), the column "Resolution Bucket (Immediate Action)". A number is fatal when that
-says to reset the GPU or to restart the machine (RESET_GPU, RESTART_BM, RESTART_VM), or names a workflow of which a
-reset is a part wherever it ends (48: double-bit errors; 74: "a GPU reset or node reboot is needed to clear this
-error"). It is not when the program alone is to be restarted (RESTART_APP) or nothing is (IGNORE).
+says to reset the GPU or to restart the machine (RESET_GPU, RESTART_BM, RESTART_VM), or names a workflow
+while the description says that "a GPU reset or node reboot is needed to clear this error" (48, 74). It is not when the program alone is to be restarted (RESTART_APP) or nothing is (IGNORE).
 
 The NVLink 5 errors, 144 to 150, may be harmless or not by a status that NVML's events don't carry: their drivers all
 tell the recovery action of the GPU (Xid 154), which is read by itself, so that the number alone withholds nothing.
@@ -26,7 +25,7 @@ class Xid:
 _FATAL = {
     46: "the GPU stopped processing",
     48: "double-bit ECC error",
-    62: "the GPU's power management unit halted",
+    62: "the GPU's internal micro-controller halted",
     64: "a row of memory could not be remapped, or a page not be retired",
     74: "NVLink error",
     79: "the GPU has fallen off the bus",
@@ -61,10 +60,10 @@ _NOT_FATAL = {
     44: "fault during a context switch",
     45: "a program's channels were removed",
     54: "auxiliary power is not connected: the GPU runs slowly",
-    60: "security engine exception",
+    60: "video processor exception",
     63: "a row of memory was remapped, or a page retired",
     66: "illegal access by a driver",
-    67: "violation found by the front-end firmware",
+    67: "illegal access by a driver, found by verification",
     69: "graphics engine class error",
     78: "vGPU start error",
     80: "corrupted data sent to the GPU",

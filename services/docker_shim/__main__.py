@@ -11,6 +11,7 @@ from ds01.common.adapters.notify import Notifier
 from ds01.common.daemon import listen_sockets, run, supervise
 from ds01.common.engine import Engine
 from ds01.common.errors import PolicyInvalid
+from ds01.common.hangups import Hangups
 from ds01.common.peer import Peer, identify
 from ds01.common.policyfile import PolicyFile
 from ds01.common.varlink import call
@@ -18,7 +19,6 @@ from ds01.docker_shim.actions import Actions, Doors
 from ds01.docker_shim.audit import Audit
 from ds01.docker_shim.clients import AllocatorClient, LimitsClient
 from ds01.docker_shim.engine_state import EngineState
-from ds01.docker_shim.hangups import Hangups
 from ds01.docker_shim.refusals import Coalescer
 from ds01.docker_shim.relay import Relayer
 from ds01.docker_shim.server import Budget, Server
@@ -46,7 +46,7 @@ async def start(stack: AsyncExitStack) -> str:
             return WITHOUT_POLICY
         return Budget(limits.max_connections, limits.max_streams)
 
-    server = Server(Actions(doors), Relayer(hangups), state, audit, identify, budget)
+    server = Server(Actions(doors), Relayer(hangups), hangups, state, audit, identify, budget)
     stack.push_async_callback(server.close)
     listeners = listen_sockets(os.environ, os.getpid())["docker"]
     works = [server.accept(listener) for listener in listeners]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import re
@@ -15,7 +16,7 @@ from ds01.common.limits import Policy
 from ds01.common.model import API_VERSION, ContainerFacts
 from ds01.common.peer import Peer
 from ds01.docker_shim.clients import AllocatorClient, LimitsClient
-from ds01.docker_shim.create import Client, Creator, passed_on
+from ds01.docker_shim.create import Client, Creator, Incoming, passed_on
 from ds01.docker_shim.engine_state import EngineState
 from ds01.docker_shim.fields import EXEC_CREATE, EXEC_START, Field, judge
 from ds01.docker_shim.guard import WITH_BODY, Passed
@@ -23,8 +24,10 @@ from ds01.docker_shim.lists import REFERENCES, narrow
 from ds01.docker_shim.model import Answer, Head, Reason, Refused, Relay
 from ds01.docker_shim.ownership import EngineCalls, no_such_container, resolve, resolve_exec
 from ds01.docker_shim.routes import Action, Match, filled
+from ds01.docker_shim.streams import Seat
 from ds01.docker_shim.strictjson import dump, parse_object
 from ds01.docker_shim.target import engine_target
+from ds01.docker_shim.waitlabel import WAIT_LABEL, kept_wait_s
 
 REQUEST_HEADER = "x-ds01-request"
 INTERFACE_HEADER = "x-ds01-interface"
@@ -90,14 +93,21 @@ class Actions:
         self._doors = doors
         self._creator = Creator(doors.engine, doors.slow, doors.state, doors.allocator, doors.limits)
 
-    async def act(self, peer: Peer, head: Head, passed: Passed, body: bytes, request: str) -> Answer | Relay | Refused:
-        """Carry out what is ours, and say what is to be streamed. Raises `Unavailable` when the engine is not there."""
+    async def act(
+        self, peer: Peer, head: Head, passed: Passed, body: bytes, request: str, seat: Seat
+    ) -> Answer | Relay | Refused:
+        """Carry out what is ours, and say what is to be streamed. `seat` is where the client waits for its turn.
+
+        Raises `Unavailable` when the engine is not there.
+        """
         try:
-            return await self._act(peer, head, passed, body, request)
+            return await self._act(peer, head, passed, body, request, seat)
         except EngineRefused as exc:
             raise Unavailable(str(exc)) from exc
 
-    async def _act(self, peer: Peer, head: Head, passed: Passed, body: bytes, request: str) -> Answer | Relay | Refused:
+    async def _act(
+        self, peer: Peer, head: Head, passed: Passed, body: bytes, request: str, seat: Seat
+    ) -> Answer | Relay | Refused:
         if passed.action is Action.PING:
             return _ping(await self._doors.state.ping(head.method))
         await self._doors.state.require()
@@ -108,13 +118,12 @@ class Actions:
         match passed.action:
             case Action.CREATE:
                 interface = head.header(INTERFACE_HEADER)
-                return await self._creator.create(
-                    self._client(peer), passed.query, body, request, interface if interface in INTERFACES else "docker"
-                )
+                incoming = Incoming(passed.query, body, request, interface if interface in INTERFACES else "docker")
+                return await self._creator.create(lambda: self._client(peer), incoming, seat)
             case Action.LIST:
                 return await self._list(peer, passed)
             case Action.START:
-                return await self._start(peer, passed, passed.match)
+                return await self._start(peer, passed, passed.match, seat)
             case Action.REMOVE:
                 return await self._remove(peer, passed, passed.match)
             case _:
@@ -137,41 +146,52 @@ class Actions:
         query = {**passed.query, "filters": json.dumps(filters)}
         return Relay("GET", engine_target(("containers", "json"), tuple(query.items())))
 
-    async def _start(self, peer: Peer, passed: Passed, match: Match) -> Answer | Refused:
+    async def _start(self, peer: Peer, passed: Passed, match: Match, seat: Seat) -> Answer | Refused:
         """Start, restart or unpause: the slice and the lease's units are there before the engine hears of it."""
         facts = await self._container(peer, match)
         if isinstance(facts, Refused):
             return facts
         if facts.owner_uid is not None:
-            ensured = await self._doors.limits.ensure_slice(facts.owner_uid, peer.user)
-            if isinstance(ensured, Refused):
-                return ensured
-            if facts.lease:
-                shared = await self._shared(facts)
-                if shared is not None:
-                    return shared
-                renewed = await self._doors.allocator.renew(facts.lease, facts.owner_uid)
-                if isinstance(renewed, Refused):
-                    return replace(renewed, container=facts.id, container_name=facts.name)
+            refused = await self._made_sure(peer, facts, facts.owner_uid, seat)
+            if refused is not None:
+                return replace(refused, container=facts.id, container_name=facts.name)
         path = "/" + "/".join(filled(match, id=facts.id))
         return passed_on(await self._doors.slow.request("POST", path, passed.query))
 
-    async def _shared(self, facts: ContainerFacts) -> Refused | None:
-        """A lease is one container's. Should two ever carry one label, neither starts: the end of one would free the
-        unit under the other."""
+    async def _made_sure(self, peer: Peer, facts: ContainerFacts, owner_uid: int, seat: Seat) -> Refused | None:
+        """Slice and units of a container that is to be started. What was so before a wait is looked at again."""
+        ensured = await self._doors.limits.ensure_slice(owner_uid, peer.user)
+        if isinstance(ensured, Refused) or not facts.lease:
+            return ensured if isinstance(ensured, Refused) else None
+        wait_s = await self._wait_of(facts)
+        if isinstance(wait_s, Refused):
+            return wait_s
+        renew = functools.partial(self._doors.allocator.renew, facts.lease, owner_uid, wait_s)
+        renewed = await seat.wait(renew) if wait_s else await renew()
+        if isinstance(renewed, Refused):
+            return renewed
+        if not wait_s:
+            return None
+        seat.require()
+        ensured = await self._doors.limits.ensure_slice(owner_uid, peer.user)
+        again = await self._wait_of(facts)
+        return next((one for one in (ensured, again) if isinstance(one, Refused)), None)
+
+    async def _wait_of(self, facts: ContainerFacts) -> float | Refused:
+        """How long its label lets it wait. A lease is one container's: should two ever carry one label, neither
+        starts, since the end of one would free the unit under the other."""
         query = {"all": "1", "filters": json.dumps({"label": [f"ds01.lease={facts.lease}"]})}
         response = await self._doors.engine.request("GET", "/containers/json", query)
-        others = [str(item["Id"]) for item in response.json() if str(item["Id"]) != facts.id]
-        if not others:
-            return None
-        return Refused(
-            409,
-            Reason.LEASE_SHARED,
-            f"'{facts.name}' and {len(others)} other container(s) carry the same GPU lease",
-            "remove them and create one anew",
-            container=facts.id,
-            container_name=facts.name,
-        )
+        labels = {str(item["Id"]): item.get("Labels") or {} for item in response.json()}
+        others = labels.keys() - {facts.id}
+        if others:
+            return Refused(
+                409,
+                Reason.LEASE_SHARED,
+                f"'{facts.name}' and {len(others)} other container(s) carry the same GPU lease",
+                "remove them and create one anew",
+            )
+        return kept_wait_s(str(labels.get(facts.id, {}).get(WAIT_LABEL, "")))
 
     async def _remove(self, peer: Peer, passed: Passed, match: Match) -> Answer | Refused:
         """Remove with its anonymous volumes; its lease has ended before the client hears of it."""

@@ -9,16 +9,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ds01.docker_shim.fields import CONFIG, HOST_CONFIG, normalised
-from ds01.docker_shim.gpus import cdi_request, parse_requests
+from ds01.docker_shim.gpus import cdi_request
 from ds01.docker_shim.model import GpuWish, Json, Origin, Owner, Reason, Refused
 from ds01.docker_shim.rewrite import NVIDIA_PREFIX, VOID, Built, labels
+from ds01.docker_shim.wish import parse_gpus
 
 UNMANAGED = "ds01.unmanaged"
 
 
 @dataclass(frozen=True, slots=True)
 class AdminWish:
-    """The body under its proper names; GPUs by number are leased, unless it is unmanaged."""
+    """The body under its proper names; GPUs are leased, unless it is unmanaged."""
 
     config: Mapping[str, Json]
     host: Mapping[str, Json]
@@ -27,7 +28,7 @@ class AdminWish:
     unmanaged: bool
 
 
-def parse_admin_wish(untrusted: Mapping[str, Json], gpus_all_means: int) -> AdminWish | Refused:
+def parse_admin_wish(untrusted: Mapping[str, Json]) -> AdminWish | Refused:
     """What the body asks for; only what can't be read, or would go round the allocator unsaid, is refused."""
     config = normalised(CONFIG, untrusted)
     if isinstance(config, Refused):
@@ -43,7 +44,7 @@ def parse_admin_wish(untrusted: Mapping[str, Json], gpus_all_means: int) -> Admi
     if isinstance(host, Refused):
         return host
     unmanaged = str(raw_labels.get(UNMANAGED, "")) not in ("", "0", "false")
-    gpus = GpuWish() if unmanaged else parse_requests(host.get("DeviceRequests"), gpus_all_means)
+    gpus = GpuWish() if unmanaged else parse_gpus(host.get("DeviceRequests"), raw_labels)
     if isinstance(gpus, Refused):
         return replace(gpus, hint=f"{gpus.hint}; or go round the allocator with '--label {UNMANAGED}=1'")
     return AdminWish(config, host, raw_labels, gpus, unmanaged)
@@ -61,5 +62,5 @@ def build_admin(wish: AdminWish, owner: Owner, origin: Origin, lease: str) -> Bu
         config["Env"] = [*kept, VOID]
         host["DeviceRequests"] = cdi_request(lease) if lease else None
     config["HostConfig"] = host
-    config["Labels"] = {**wish.labels, **labels(owner, origin, lease, None, wish.unmanaged)}
-    return Built(config, wish.gpus.warnings)
+    config["Labels"] = {**wish.labels, **labels(owner, origin, lease, None, wish.gpus, wish.unmanaged)}
+    return Built(config, ())

@@ -1,7 +1,8 @@
 """The two services that the shim asks, allocator and limits_sync, over Varlink. Parses their answers.
 
 Both may be restarting: a call is repeated for a short while. Leasing is idempotent by its request id, so a repeated
-call never holds two leases.
+call never holds two leases, and whoever waits in the queue keeps his place. A call that is cancelled closes its
+connection, and with it leaves the queue.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ds01.common.errors import Unavailable
+from ds01.docker_shim.denials import refused_of
 from ds01.docker_shim.model import Owner, Reason, Refused
 from ds01.docker_shim.refusals import Note, printable
 
@@ -19,9 +21,11 @@ ALLOCATOR_SOCKET = "/run/ds01/allocator.sock"
 LIMITS_SOCKET = "/run/ds01/limits-sync.sock"
 PATIENCE_S = 3.0
 RETRY_S = 0.1
+KEPT_S = 15.0
+"""How long the allocator keeps the place of somebody whose connection was lost."""
 
-_NOW_NOT = frozenset({"none-free"})
-_BAD = frozenset({"not-a-count"})
+MARGIN_S = 10.0
+"""How long after the end of a wait the answer may take."""
 
 Call = Callable[..., Awaitable[dict[str, Any]]]
 """common.varlink.call: (socket path, method, timeout_s, **parameters)."""
@@ -29,27 +33,30 @@ Call = Callable[..., Awaitable[dict[str, Any]]]
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A lease and the profiles of its units."""
+    """A lease that holds units, and what its user should know of them."""
 
     lease: str
-    profiles: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 class AllocatorClient:
     """io.ds01.Allocator, acting for users."""
 
-    def __init__(self, call: Call, path: str = ALLOCATOR_SOCKET, patience_s: float = PATIENCE_S) -> None:
+    def __init__(
+        self, call: Call, path: str = ALLOCATOR_SOCKET, patience_s: float = PATIENCE_S, kept_s: float = KEPT_S
+    ) -> None:
         self._call = call
         self._path = path
         self._patience_s = patience_s
+        self._kept_s = kept_s
 
-    async def lease(self, request: str, uid: int, name: str, count: int) -> Grant | Refused:
-        """Lease `count` units for a container that is about to be created."""
-        return await self._grant("Lease", request_id=request, uid=uid, container_name=name, count=count)
+    async def lease(self, request: str, uid: int, name: str, gpus: str, wait_s: float = 0.0) -> Grant | Refused:
+        """Lease `gpus` for a container that is about to be created, waiting for them in the queue if need be."""
+        return await self._grant("Lease", wait_s, request_id=request, uid=uid, container_name=name, gpus=gpus)
 
-    async def renew(self, lease: str, uid: int) -> Grant | Refused:
-        """Make sure that the lease has units before its container starts."""
-        return await self._grant("Renew", lease=lease, uid=uid)
+    async def renew(self, lease: str, uid: int, wait_s: float = 0.0) -> Grant | Refused:
+        """Make sure that the lease has units before its container starts, waiting for them if need be."""
+        return await self._grant("Renew", wait_s, lease=lease, uid=uid)
 
     async def release(self, lease: str, reason: str) -> None:
         """Give a lease back. Raises `Unavailable`; the allocator then finds out by itself."""
@@ -71,13 +78,16 @@ class AllocatorClient:
             count=note.count,
         )
 
-    async def _grant(self, method: str, **parameters: Any) -> Grant | Refused:
+    async def _grant(self, method: str, wait_s: float, **parameters: Any) -> Grant | Refused:
         try:
-            reply = await self._patiently(method, **parameters)
-            grant, denial = reply.get("grant"), reply.get("denial")
+            if wait_s:
+                reply = await self._in_queue(method, wait_s, parameters)
+            else:
+                reply = await self._patiently(method, wait_s=0.0, **parameters)
+            grant = reply.get("grant")
             if grant is not None:
-                return Grant(str(grant["lease"]), tuple(str(unit["profile"]) for unit in grant["units"]))
-            return _denied(denial)
+                return Grant(str(grant["lease"]), tuple(map(str, grant["warnings"])))
+            return refused_of(reply.get("denial"))
         except Unavailable as exc:
             return Refused(
                 503,
@@ -85,11 +95,35 @@ class AllocatorClient:
                 f"no GPU can be leased at the moment: {exc}",
                 "try again in a moment; what needs no GPU works",
             )
-        except (KeyError, TypeError) as exc:
+        except (KeyError, TypeError, ValueError, OverflowError) as exc:
             raise Unavailable("the allocator's answer can't be read") from exc
 
     async def _patiently(self, method: str, **parameters: Any) -> dict[str, Any]:
         return await patiently(self._call, self._path, f"io.ds01.Allocator.{method}", self._patience_s, parameters)
+
+    async def _in_queue(self, method: str, wait_s: float, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Call until the turn has come or the time is over; again, while the place is kept, after a lost connection."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + wait_s
+        lost_at = loop.time()
+        while True:
+            asked_at = loop.time()
+            left_s = max(until - asked_at, 0.0)
+            try:
+                return await self._call(
+                    self._path,
+                    f"io.ds01.Allocator.{method}",
+                    timeout_s=left_s + MARGIN_S,
+                    wait_s=left_s,
+                    **parameters,
+                )
+            except Unavailable:
+                now = loop.time()
+                if now - asked_at > RETRY_S:
+                    lost_at = now  # the connection stood until now
+                if now - lost_at >= self._kept_s or now >= until + MARGIN_S:
+                    raise
+                await asyncio.sleep(RETRY_S)
 
 
 class LimitsClient:
@@ -128,17 +162,3 @@ async def patiently(
             if loop.time() + RETRY_S >= deadline:
                 raise
             await asyncio.sleep(RETRY_S)
-
-
-def _denied(denial: Any) -> Refused:
-    reason = str(denial["reason"])
-    status = 409 if reason in _NOW_NOT else 400 if reason in _BAD else 403
-    return Refused(
-        status,
-        reason,
-        str(denial["message"]),
-        str(denial["hint"]),
-        limit=str(denial["limit"]),
-        used=str(denial["used"]),
-        requested=str(denial["requested"]),
-    )

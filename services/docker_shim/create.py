@@ -1,6 +1,8 @@
 """The way of a create: count, slice, lease, engine; and everything given back when one of them says no.
 
-One create per user at a time, so that two at once can't both find the last free place.
+One create per user at a time, so that two at once can't both find the last free place. A create that waits for GPUs
+does so before it is one of these: what can be refused is refused first, and everything is looked at again afterwards,
+with the limits of that moment.
 """
 
 from __future__ import annotations
@@ -8,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +24,12 @@ from ds01.common.model import EngineFacts
 from ds01.docker_shim.admin_create import build_admin, parse_admin_wish
 from ds01.docker_shim.clients import AllocatorClient, Grant, LimitsClient
 from ds01.docker_shim.engine_state import EngineState
-from ds01.docker_shim.gpus import grant_warnings
 from ds01.docker_shim.guard import vet
 from ds01.docker_shim.lists import owner_label
-from ds01.docker_shim.model import Answer, HealthTimes, Json, Origin, Owner, Reason, Refused
+from ds01.docker_shim.model import Answer, GpuWish, HealthTimes, Json, Origin, Owner, Reason, Refused
 from ds01.docker_shim.ownership import EngineCalls
 from ds01.docker_shim.rewrite import Built, backstop, bound, build
+from ds01.docker_shim.streams import Seat
 from ds01.docker_shim.strictjson import dump, parse_object
 from ds01.docker_shim.wish import parse_name, parse_wish, valid_image
 
@@ -44,11 +48,21 @@ class Client:
 
 
 @dataclass(frozen=True, slots=True)
+class Incoming:
+    """A create as it came in; its body is judged each time that it is drafted."""
+
+    query: Mapping[str, str]
+    untrusted_body: bytes
+    request: str
+    interface: str
+
+
+@dataclass(frozen=True, slots=True)
 class Draft:
     """A create that may go on: what it needs, and how its body is made once that is there."""
 
     image: str
-    units: int
+    gpus: GpuWish
     finish: Callable[[Owner, str, HealthTimes | None], Built]
     vet: Callable[[Mapping[str, Json]], str]
     query: Mapping[str, str]
@@ -82,45 +96,85 @@ class Creator:
         self._limits = limits
         self._locks: weakref.WeakValueDictionary[int, asyncio.Lock] = weakref.WeakValueDictionary()
 
-    async def create(
-        self, client: Client, query: Mapping[str, str], untrusted_body: bytes, request: str, interface: str
-    ) -> Answer | Refused:
-        """The engine's answer to the create that we wrote, with our warnings; or a refusal."""
-        name = parse_name(query.get("name", ""))
+    async def create(self, who: Callable[[], Client], incoming: Incoming, seat: Seat) -> Answer | Refused:
+        """The engine's answer to the create that we wrote, with our warnings; or a refusal.
+
+        `who` says the client's limits of now. Raises `ClientGone` if the client does not wait as long as it should.
+        """
+        name = parse_name(incoming.query.get("name", ""))
         if isinstance(name, Refused):
             return name
-        facts = await self._state.facts()
-        draft = draft_of(client, facts, query, untrusted_body, Origin(request, interface, name))
+        origin = Origin(incoming.request, incoming.interface, name)
+        client = who()
+        draft = await self._draft(client, incoming, origin)
         if isinstance(draft, Refused):
             return draft
+        waited = Grant("")
+        if draft.gpus.wait_s:
+            turn = await self._turn(client, draft, origin, seat)
+            if not isinstance(turn, Grant):
+                return turn
+            waited = turn
         lock = self._locks.setdefault(client.uid, asyncio.Lock())
-        async with lock:
-            own = await self._own(client.uid)
-            early = _replayed(own, request, name) or _refused_by_own(own, name, client)
-            if early is not None:
-                return early
-            return await self._create(client, draft, Origin(request, interface, name))
+        async with lock, AsyncExitStack() as undo:
+            if waited.lease:
+                undo.push_async_callback(self._give_back, waited, "the container was not created after the wait")
+                seat.require()
+                client = who()
+                draft = await self._draft(client, incoming, origin)
+                if isinstance(draft, Refused):
+                    return draft
+            return await self._create(client, draft, origin, waited, undo)
 
-    async def _create(self, client: Client, draft: Draft, origin: Origin) -> Answer | Refused:
+    async def _draft(self, client: Client, incoming: Incoming, origin: Origin) -> Draft | Refused:
+        return draft_of(client, await self._state.facts(), incoming.query, incoming.untrusted_body, origin)
+
+    async def _turn(self, client: Client, draft: Draft, origin: Origin, seat: Seat) -> Grant | Answer | Refused:
+        """A lease, when it is its turn; what can be refused is refused before the wait."""
+        own = await self._own(client.uid)
+        early = _replayed(own, origin.request, origin.name) or _refused_by_own(own, origin.name, client)
+        if early is None and await self._is_taken(origin.name):
+            early = _name_taken(origin.name)
+        if early is not None:
+            return early
+        image = await self._image(draft.image)
+        if isinstance(image, Answer):
+            return image
+        gpus = draft.gpus
+        return await seat.wait(
+            lambda: self._allocator.lease(origin.request, client.uid, origin.name, gpus.gpus, gpus.wait_s)
+        )
+
+    async def _create(
+        self, client: Client, draft: Draft, origin: Origin, waited: Grant, undo: AsyncExitStack
+    ) -> Answer | Refused:
+        """The engine's answer; what is in `undo` is kept only if there is a container now."""
+        own = await self._own(client.uid)
+        known = _replayed(own, origin.request, origin.name)
+        if known is not None:
+            undo.pop_all()  # the lease is that container's
+            return known
+        refused = _refused_by_own(own, origin.name, client)
+        if refused is not None:
+            return refused
         image = await self._image(draft.image)
         if isinstance(image, Answer):
             return image
         owner = await self._limits.ensure_slice(client.uid, client.user)
         if isinstance(owner, Refused):
             return owner
-        grant = Grant("", ())
-        if draft.units:
-            leased = await self._allocator.lease(origin.request, client.uid, origin.name, draft.units)
+        grant = Grant("")
+        if draft.gpus.gpus:
+            # The same request has the same answer, so this makes sure of a lease that was waited for.
+            leased = await self._allocator.lease(origin.request, client.uid, origin.name, draft.gpus.gpus)
             if isinstance(leased, Refused):
                 return leased
-            grant = leased
-        try:
-            answer = await self._send(draft, draft.finish(owner, grant.lease, image), grant, origin.name)
-        except BaseException:
-            await self._give_back(grant, "the container could not be created")
-            raise
-        if isinstance(answer, Refused) or answer.status >= 400:
-            await self._give_back(grant, "the engine refused to create the container")
+            if leased.lease != waited.lease:
+                undo.push_async_callback(self._give_back, leased, "the container could not be created")
+            grant = Grant(leased.lease, tuple(dict.fromkeys((*waited.warnings, *leased.warnings))))
+        answer = await self._send(draft, draft.finish(owner, grant.lease, image), grant, origin.name)
+        if not isinstance(answer, Refused) and answer.status < 400:
+            undo.pop_all()
         return answer
 
     async def _send(self, draft: Draft, built: Built, grant: Grant, name: str) -> Answer | Refused:
@@ -131,16 +185,25 @@ class Creator:
         response = await self._slow.request("POST", "/containers/create", draft.query, built.body)
         if response.status == 409:
             return _name_taken(name)
-        warnings = (*built.warnings, *grant_warnings(grant.profiles))
-        return created(response, warnings) if response.status == 201 else passed_on(response)
+        if response.status != 201:
+            return passed_on(response)
+        return created(response, (*built.warnings, *grant.warnings))
 
     async def _give_back(self, grant: Grant, reason: str) -> None:
-        if not grant.lease:
-            return
         try:
             await self._allocator.release(grant.lease, reason)
         except Unavailable as exc:
             _logger.debug("lease %s is left to the allocator's own clock: %s", grant.lease, exc)
+
+    async def _is_taken(self, name: str) -> bool:
+        """Whether anybody's container has the name; the engine's filter is an expression and only narrows it down."""
+        if not name:
+            return False
+        query = {"all": "1", "filters": json.dumps({"name": [f"^/{re.escape(name)}$"]})}
+        response = await self._engine.request("GET", "/containers/json", query)
+        if response.status != 200:
+            raise EngineRefused(response.status, response.message())
+        return any(f"/{name}" in (item.get("Names") or []) for item in response.json())
 
     async def _own(self, uid: int) -> list[Existing]:
         query = {"all": "1", "filters": json.dumps({"label": [owner_label(uid)]})}
@@ -170,7 +233,7 @@ def draft_of(
     sent = {key: value for key, value in (("name", origin.name), ("platform", query.get("platform", ""))) if value}
     if client.is_admin:
         return _admin_draft(client, untrusted, origin, sent)
-    wish = parse_wish(untrusted, client.policies.gpus_all_means)
+    wish = parse_wish(untrusted)
     if isinstance(wish, Refused):
         return wish
     sizes = bound(wish, client.limits, facts.cpus)
@@ -179,7 +242,7 @@ def draft_of(
     last_resort = backstop(client.limits, client.policies)
     return Draft(
         wish.image,
-        wish.gpus.units,
+        wish.gpus,
         lambda owner, lease, image: build(wish, sizes, owner, origin, lease, last_resort, facts, image),
         lambda body: vet(body, client.uid, client.limits, facts.cpus),
         sent,
@@ -202,7 +265,7 @@ def passed_on(response: Response) -> Answer:
 def _admin_draft(
     client: Client, untrusted: Mapping[str, Json], origin: Origin, sent: Mapping[str, str]
 ) -> Draft | Refused:
-    wish = parse_admin_wish(untrusted, client.policies.gpus_all_means)
+    wish = parse_admin_wish(untrusted)
     if isinstance(wish, Refused):
         return wish
     image = wish.config.get("Image")
@@ -210,7 +273,7 @@ def _admin_draft(
         return Refused(400, Reason.MALFORMED, "invalid reference format: 'Image' is not an image")
     return Draft(
         image,
-        wish.gpus.units,
+        wish.gpus,
         lambda owner, lease, times: build_admin(wish, owner, origin, lease),
         lambda body: "",
         sent,

@@ -14,11 +14,12 @@ from ds01.common.limits import Limits
 from ds01.common.sizes import LABEL, cpus_to_nano, parse_asked, sizes_for
 from ds01.common.unitnames import owner_of
 from ds01.docker_shim.fields import CONFIG, Use
-from ds01.docker_shim.gpus import CDI_KIND
+from ds01.docker_shim.gpus import CDI_KIND, is_request
 from ds01.docker_shim.model import Head, Json, Reason, Refused, Target
 from ds01.docker_shim.rewrite import (
     CAP_DROP,
     DS01_LABELS,
+    GPUS_LABEL,
     LOG_CONFIG,
     NVIDIA_PREFIX,
     PROPERTY,
@@ -26,6 +27,7 @@ from ds01.docker_shim.rewrite import (
     health_ns,
 )
 from ds01.docker_shim.routes import Action, Kind, Match, match
+from ds01.docker_shim.waitlabel import WAIT_LABEL, kept_wait_s, wait_text
 
 UPGRADABLE = frozenset({Action.TAKE_OVER, Action.EXEC_START})
 """Actions whose connection may become a raw stream."""
@@ -162,7 +164,17 @@ def _vet_labels(labels: Mapping[str, Json], owner_uid: int) -> str:
         return "a label is not a text"
     if {key for key in labels if key.casefold().startswith("ds01.")} != set(DS01_LABELS):
         return "the set of ds01 labels is not ours"
-    return "" if labels["ds01.uid"] == str(owner_uid) else "ds01.uid is not the owner"
+    if labels["ds01.uid"] != str(owner_uid):
+        return "ds01.uid is not the owner"
+    return _vet_gpus(str(labels["ds01.lease"]), str(labels[GPUS_LABEL]), str(labels[WAIT_LABEL]))
+
+
+def _vet_gpus(lease: str, gpus: str, wait: str) -> str:
+    if bool(lease) != bool(gpus) or (gpus and not is_request(gpus)):
+        return f"{GPUS_LABEL} is not what the lease was asked for"
+    if wait != wait_text(kept_wait_s(wait)) or (wait and not gpus):
+        return f"{WAIT_LABEL} is not as we keep it"
+    return ""
 
 
 def _vet_environment(env: Json) -> str:

@@ -1,52 +1,34 @@
-"""Tells when the other end of a Unix socket is closed for good, also while nobody reads from it.
-
-A half-closed peer (it has said everything and still listens) is not gone; the kernel says EPOLLHUP only when both
-directions are shut. asyncio has no event for it, so one epoll instance of ours hangs in its loop.
-"""
+"""What is done about clients that hang up: work for them ends. Hangups (common) tells that they did."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import select
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from ds01.docker_shim.connection import ClientGone
+
+T = TypeVar("T")
 
 
-class Hangups:
-    """One per event loop."""
+def hung_up(fileno: int) -> bool:
+    """Whether the peer of this socket is gone now."""
+    poll = select.poll()
+    poll.register(fileno, 0)
+    return any(event & (select.POLLHUP | select.POLLERR | select.POLLNVAL) for _, event in poll.poll(0))
 
-    def __init__(self) -> None:
-        self._epoll = select.epoll()
-        self._events: dict[int, asyncio.Event] = {}
-        self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._epoll.fileno(), self._look)
 
-    def close(self) -> None:
-        """Stop watching."""
-        self._loop.remove_reader(self._epoll.fileno())
-        self._epoll.close()
-
-    @contextmanager
-    def watch(self, fileno: int) -> Iterator[asyncio.Event]:
-        """An event that is set when the peer of this socket is gone."""
-        event = asyncio.Event()
-        watched = os.dup(fileno)  # asyncio closes the original when it likes, and its number comes back as another's
-        try:
-            self._epoll.register(watched, select.EPOLLONESHOT)
-            self._events[watched] = event
-            try:
-                yield event
-            finally:
-                del self._events[watched]
-                self._epoll.unregister(
-                    watched
-                )  # close alone would leave the entry: the original keeps the socket alive
-        finally:
-            os.close(watched)
-
-    def _look(self) -> None:
-        for fileno, _ in self._epoll.poll(0):
-            event = self._events.get(fileno)
-            if event is not None:
-                event.set()
+async def unless(gone: asyncio.Event, work: Coroutine[Any, Any, T]) -> T:
+    """Do `work` unless the client goes; then it is cancelled. Raises `ClientGone`."""
+    doing = asyncio.create_task(work)
+    leaving = asyncio.create_task(gone.wait())
+    try:
+        await asyncio.wait({doing, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if doing.done():
+            return doing.result()
+        raise ClientGone
+    finally:
+        doing.cancel()
+        leaving.cancel()
+        await asyncio.gather(doing, leaving, return_exceptions=True)

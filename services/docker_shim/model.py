@@ -60,6 +60,22 @@ RECORDED = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
+class ToEnd:
+    """A lease that would have to end before another is granted. `user` and `name` are "" unless it is the caller's.
+
+    `until` (whole seconds of the epoch) is when it does so at the latest; None if nobody knows.
+    """
+
+    mine: bool
+    user: str
+    group: str
+    name: str
+    units: str
+    state: str
+    until: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """A "no". `message` says what and why with the numbers, `hint` what to do next; `status` is HTTP's."""
 
@@ -72,6 +88,7 @@ class Refused:
     requested: str = ""
     container: str = ""
     container_name: str = ""
+    to_end: tuple[ToEnd, ...] = ()
 
     @property
     def sentence(self) -> str:
@@ -168,10 +185,10 @@ class HealthTimes:
 
 @dataclass(frozen=True, slots=True)
 class GpuWish:
-    """How many units a create asks for, and what to tell its user about it."""
+    """Which GPUs a create asks for, in the allocator's grammar ("" for none), and how long it waits for them."""
 
-    units: int = 0
-    warnings: tuple[str, ...] = ()
+    gpus: str = ""
+    wait_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ requests costs the journal and the ledger a line now and then.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from ds01.docker_shim.model import Answer, Json, Refused
 from ds01.docker_shim.strictjson import dump
@@ -35,6 +35,7 @@ def answer(refused: Refused, request: str) -> Answer:
         "requested": refused.requested,
         "hint": refused.hint,
         "request": request,
+        "to_end": [asdict(one) for one in refused.to_end],
     }
     return Answer(refused.status, dump({"message": refused.sentence, "ds01": details}))
 

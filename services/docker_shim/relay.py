@@ -7,15 +7,16 @@ further than the body that was vetted. After it both directions are copied, and 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import suppress
 
 import h11
 
 from ds01.common.engine import ENGINE_SOCKET
 from ds01.common.errors import Unavailable
+from ds01.common.hangups import Hangups
 from ds01.docker_shim.connection import READ_BYTES, ClientConnection, ClientGone
-from ds01.docker_shim.hangups import Hangups
+from ds01.docker_shim.hangups import unless
 from ds01.docker_shim.model import Head, Relay
 
 CONNECT_TIMEOUT_S = 1.5
@@ -39,7 +40,7 @@ class Relayer:
         upstream = await _Upstream.open(self._socket_path)
         try:
             with self._hangups.watch(client.fileno) as gone:
-                is_raw = await _unless(gone, self._exchange(client, head, relay, upstream))
+                is_raw = await unless(gone, self._exchange(client, head, relay, upstream))
             if is_raw:
                 await self._copy_both_ways(client, upstream)
         except OSError as exc:
@@ -173,21 +174,6 @@ class _Upstream:
     async def _write(self, event: h11.Event) -> None:
         self.writer.write(self._http.send(event) or b"")
         await self.writer.drain()
-
-
-async def _unless(gone: asyncio.Event, work: Coroutine[None, None, bool]) -> bool:
-    """Do `work` unless the client goes; then it is cancelled. Raises `ClientGone`."""
-    doing = asyncio.create_task(work)
-    leaving = asyncio.create_task(gone.wait())
-    try:
-        await asyncio.wait({doing, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if doing.done():
-            return doing.result()
-        raise ClientGone
-    finally:
-        doing.cancel()
-        leaving.cancel()
-        await asyncio.gather(doing, leaving, return_exceptions=True)
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, first: bytes) -> None:

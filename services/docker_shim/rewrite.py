@@ -13,7 +13,11 @@ from ds01.common.model import EngineFacts
 from ds01.common.quantity import sizes_apart
 from ds01.common.sizes import LABEL, NANO, Asked, ContainerSizes, cpus_to_nano, sizes_for
 from ds01.docker_shim.gpus import cdi_request
-from ds01.docker_shim.model import HealthTimes, Json, Origin, Owner, Reason, Refused, Wish
+from ds01.docker_shim.model import GpuWish, HealthTimes, Json, Origin, Owner, Reason, Refused, Wish
+from ds01.docker_shim.waitlabel import WAIT_LABEL, wait_text
+
+GPUS_LABEL = "ds01.gpus"
+"""What was asked of GPUs, in the allocator's grammar: a ledger that was lost is made anew from it."""
 
 DS01_LABELS = (
     "ds01.uid",
@@ -27,6 +31,8 @@ DS01_LABELS = (
     "ds01.unmanaged",
     "ds01.protected",
     LABEL,
+    WAIT_LABEL,
+    GPUS_LABEL,
 )
 """The closed set of labels. All are always set, empty where they don't apply: an image's labels are inherited."""
 
@@ -94,11 +100,11 @@ def build(
     env, env_warnings = _environment(wish.env)
     health, health_warnings = _health(wish.health, image, sizes.min_health_ns)
     config: dict[str, Json] = {**wish.config, "Image": wish.image, "Env": [*env]}
-    config["Labels"] = {**wish.labels, **labels(owner, origin, lease, wish.asked)}
+    config["Labels"] = {**wish.labels, **labels(owner, origin, lease, wish.asked, wish.gpus)}
     if health:
         config["Healthcheck"] = health
     config["HostConfig"] = _host_config(wish, sizes, owner, lease, last_resort, engine)
-    return Built(config, (*wish.gpus.warnings, *env_warnings, *health_warnings))
+    return Built(config, (*env_warnings, *health_warnings))
 
 
 def backstop(limits: Limits, policies: Policies) -> dict[str, str]:
@@ -115,7 +121,9 @@ def backstop(limits: Limits, policies: Policies) -> dict[str, str]:
     }
 
 
-def labels(owner: Owner, origin: Origin, lease: str, asked: Asked | None, unmanaged: bool = False) -> dict[str, Json]:
+def labels(
+    owner: Owner, origin: Origin, lease: str, asked: Asked | None, gpus: GpuWish, unmanaged: bool = False
+) -> dict[str, Json]:
     """Every key of the closed set. `asked` is None where the sizes are not the policy's."""
     said = {
         "ds01.uid": str(owner.uid),
@@ -128,6 +136,8 @@ def labels(owner: Owner, origin: Origin, lease: str, asked: Asked | None, unmana
         "ds01.managed": "" if unmanaged else "1",
         "ds01.unmanaged": "1" if unmanaged else "",
         LABEL: "" if asked is None else asked.label(),
+        WAIT_LABEL: wait_text(gpus.wait_s),
+        GPUS_LABEL: gpus.gpus,
     }
     return {key: said.get(key, "") for key in DS01_LABELS}
 

@@ -96,7 +96,13 @@ ROUTES: tuple[Route, ...] = (
     _row("GET", "/images/json", OPEN, "images are shared", query="all filters digests shared-size"),
     _row("GET", "/images/{name}/json", OPEN, "images are shared"),
     _row(
-        "POST", "/containers/create", REWRITE, "slice, labels, limits, lease are ours", Action.CREATE, "name platform"
+        "POST",
+        "/containers/create",
+        REWRITE,
+        "slice, labels, limits, lease are ours; the label 'ds01.wait' (empty, or a time such as '1h', 7 days at most) "
+        "is the user's: with it a create, and each start, waits for its GPUs",
+        Action.CREATE,
+        "name platform",
     ),
     _row("GET", "/containers/json", REWRITE, "narrowed to one's own", Action.LIST, "all limit size filters"),
     _row("DELETE", "/containers/{id}", OWN, "its lease ends with it", Action.REMOVE, "v force"),

@@ -9,11 +9,11 @@ import logging
 import socket
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ds01.common.errors import PeerRefused, PolicyInvalid, Unavailable
+from ds01.common.hangups import Hangups
 from ds01.common.peer import Peer
 from ds01.common.rates import Rates
 from ds01.docker_shim.actions import STREAMED_BODY, Actions, request_id
@@ -24,6 +24,7 @@ from ds01.docker_shim.guard import UPGRADABLE, Passed, decide
 from ds01.docker_shim.model import Answer, Head, Reason, Refused, Relay
 from ds01.docker_shim.refusals import Note, answer
 from ds01.docker_shim.relay import Relayer
+from ds01.docker_shim.streams import Seat, held, over_streams
 from ds01.docker_shim.target import parse_target
 
 HEAD_TIMEOUT_S = 10.0
@@ -45,7 +46,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How much of the shim one user may hold at a time: connections, and those of them that are open streams."""
+    """How much of the shim one user may hold at a time: connections, and those that are streams or wait."""
 
     connections: int
     streams: int
@@ -58,6 +59,7 @@ class Server:
         self,
         actions: Actions,
         relayer: Relayer,
+        hangups: Hangups,
         state: EngineState,
         audit: Audit,
         identify: Callable[[socket.socket], Peer],
@@ -65,6 +67,7 @@ class Server:
     ) -> None:
         self._actions = actions
         self._relayer = relayer
+        self._hangups = hangups
         self._state = state
         self._audit = audit
         self._identify = identify
@@ -125,7 +128,7 @@ class Server:
             if isinstance(peer, Refused):
                 await self._refuse_unheard(client, NOBODY, peer)
                 return
-            with _held(self._open, peer.uid) as others:
+            with held(self._open, peer.uid) as others:
                 limit = self._budget(peer).connections
                 if others >= limit and not peer.is_admin:
                     await self._refuse_unheard(client, peer, _crowded(others, limit))
@@ -195,7 +198,11 @@ class Server:
             return body
         if client.early and not _may_be_early(passed, peer):
             return Refused(400, Reason.MALFORMED, "bytes came after the request", "send one request per connection")
-        return await self._actions.act(peer, head, passed, body, request)
+        return await self._actions.act(peer, head, passed, body, request, self._seat(client, peer))
+
+    def _seat(self, client: ClientConnection, peer: Peer) -> Seat:
+        limit = None if peer.is_admin else self._budget(peer).streams
+        return Seat(self._hangups, self._streams, client.fileno, peer.uid, limit)
 
     async def _relayed(self, client: ClientConnection, peer: Peer, head: Head, relay: Relay) -> Refused | None:
         """Carry the relay to its end; a refusal if it is to stay open and the peer has too many that are.
@@ -205,29 +212,16 @@ class Server:
         if not relay.stays_open:
             await self._relayer.run(client, head, relay)
             return None
-        with _held(self._streams, peer.uid) as others:
+        with held(self._streams, peer.uid) as others:
             limit = self._budget(peer).streams
             if others >= limit:
-                return _over_streams(others, limit)
+                return over_streams(others, limit)
             await self._relayer.run(client, head, relay)
             return None
 
     async def _refuse(self, client: ClientConnection, peer: Peer, refused: Refused, request: str) -> None:
         self._audit.note(Note(peer.uid, peer.user, refused, request))
         await client.send(answer(refused, request))
-
-
-@contextmanager
-def _held(counter: Counter[int], uid: int) -> Iterator[int]:
-    """One more of `uid`'s for a while; how many there are besides."""
-    others = counter[uid]
-    counter[uid] += 1
-    try:
-        yield others
-    finally:
-        counter[uid] -= 1
-        if not counter[uid]:
-            del counter[uid]
 
 
 def _may_be_early(passed: Passed, peer: Peer) -> bool:
@@ -247,18 +241,6 @@ def _crowded(used: int, limit: int) -> Refused:
         Reason.OVER_CONNECTIONS,
         f"you have {used} connections to Docker, and your limit is {limit}",
         "end a 'docker logs -f', 'docker attach' or 'docker exec' that you no longer need",
-        limit=str(limit),
-        used=str(used),
-        requested="1",
-    )
-
-
-def _over_streams(used: int, limit: int) -> Refused:
-    return Refused(
-        429,
-        Reason.OVER_STREAMS,
-        f"you have {used} open streams of logs, attach, exec and wait, and your limit is {limit}",
-        "close one: end a 'docker logs -f', 'docker attach', 'docker exec' or 'docker wait' that you no longer need",
         limit=str(limit),
         used=str(used),
         requested="1",

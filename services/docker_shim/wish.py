@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from ds01.common.sizes import NANO, Asked
 from ds01.docker_shim.fields import CONFIG, ENDPOINT, HEALTH, HOST_CONFIG, NETWORKING, RESTART, Use, judge
 from ds01.docker_shim.gpus import parse_requests
-from ds01.docker_shim.model import Json, Reason, Refused, Wish
+from ds01.docker_shim.model import GpuWish, Json, Reason, Refused, Wish
+from ds01.docker_shim.waitlabel import WAIT_LABEL, parse_wait
 
 LABEL_PREFIX = "ds01."
 DEFAULT_PERIOD_US = 100_000
@@ -22,7 +23,7 @@ _RESTARTS = ("", "no", "always", "on-failure", "unless-stopped")
 _DEFAULT_NETWORKS = ("default", "bridge")
 
 
-def parse_wish(untrusted: Mapping[str, Json], gpus_all_means: int) -> Wish | Refused:
+def parse_wish(untrusted: Mapping[str, Json]) -> Wish | Refused:
     """What the create body asks for."""
     config = judge(CONFIG, untrusted, "")
     if isinstance(config, Refused):
@@ -33,11 +34,22 @@ def parse_wish(untrusted: Mapping[str, Json], gpus_all_means: int) -> Wish | Ref
     refused = _networks(_object(config.get("NetworkingConfig"))) or _labels(_object(config.get("Labels")))
     if refused is not None:
         return refused
-    gpus = parse_requests(host.get("DeviceRequests"), gpus_all_means)
+    gpus = parse_gpus(host.get("DeviceRequests"), _object(config.get("Labels")))
     if isinstance(gpus, Refused):
         return gpus
     wish = _wish(config, host)
     return wish if isinstance(wish, Refused) else wish.with_gpus(gpus)
+
+
+def parse_gpus(device_requests: Json, labels: Mapping[str, Json]) -> GpuWish | Refused:
+    """What is asked of GPUs; the label `ds01.wait` is judged wherever it stands, and means nothing without GPUs."""
+    gpus = parse_requests(device_requests)
+    if isinstance(gpus, Refused):
+        return gpus
+    wait_s = parse_wait(labels.get(WAIT_LABEL))
+    if isinstance(wait_s, Refused):
+        return wait_s
+    return GpuWish(gpus, wait_s if gpus else 0.0)
 
 
 def valid_image(reference: str) -> bool:
@@ -124,14 +136,14 @@ def _networks(untrusted: Mapping[str, Json]) -> Refused | None:
 
 
 def _labels(labels: Mapping[str, Json]) -> Refused | None:
-    ours = next((key for key in labels if key.casefold().startswith(LABEL_PREFIX)), None)
+    ours = next((key for key in labels if key.casefold().startswith(LABEL_PREFIX) and key != WAIT_LABEL), None)
     if ours is None:
         return None
     return Refused(
         403,
         Reason.FIELD,
         f"the label '{ours[:80]}' is refused: labels that begin with 'ds01.' say who owns a container",
-        "choose another name for the label",
+        f"choose another name for the label; '{WAIT_LABEL}' alone is yours to set",
     )
 
 

@@ -83,14 +83,14 @@ class Allocator:
     async def lease(self, wish: ContainerWish, link: Link) -> Verdict:
         """A new lease, or why not; the same request has the same answer. A caller who has gone gets none."""
         inventory = await self._inventory(link)
-        known = self._known(wish.uid, wish.request_id)
-        if known is not None:
-            await self._book.settled()
-            return known, ()
         asker = self._facts.asker(wish.uid)
         request = parse_request(wish.gpus, self._facts.policies().gpus_all_means)
         if isinstance(request, Denied):
             return await self._denied(asker, wish.gpus, wish.name, wish.request_id, request)
+        known = self._known(wish.uid, wish.request_id, str(request))
+        if known is not None:
+            await self._book.settled()
+            return known, ()
         blank = self._blank(asker, request, wish.request_id, wish.name, LeaseKind.CONTAINER)
         return await self._give(Ask(request, asker, blank), inventory, wish.wait_s, link)
 
@@ -117,20 +117,20 @@ class Allocator:
     async def run(self, peer: Peer, wish: HostWish, link: Link) -> Verdict:
         """A lease for the calling process, which is in its scope when this returns."""
         inventory = await self._inventory(link)
-        known = self._known(peer.uid, wish.request_id)
+        asker = self._facts.asker(peer.uid)
+        name = wish.command[:60] if wish.command.isprintable() else "?"
+        means = self._facts.policies().gpus_all_means
+        request = GpuRequest(0) if wish.gpus == NO_GPU else parse_request(wish.gpus, means)
+        if isinstance(request, Denied):
+            return await self._denied(asker, wish.gpus, name, wish.request_id, request)
+        known = self._known(peer.uid, wish.request_id, str(request))
         if known is not None:
             await self._book.settled()
             return await self._hosts.start(known, link), ()
-        asker = self._facts.asker(peer.uid)
-        name = wish.command[:60] if wish.command.isprintable() else "?"
-        if wish.gpus == NO_GPU:
-            blank = self._blank(asker, GpuRequest(0), wish.request_id, name, LeaseKind.HOST)
+        blank = self._blank(asker, request, wish.request_id, name, LeaseKind.HOST)
+        if not request.count:
             await self._book.commit(Change(blank, "gpu.granted", "it asked for no GPU"))
             return await self._hosts.start(blank, link), ()
-        request = parse_request(wish.gpus, self._facts.policies().gpus_all_means)
-        if isinstance(request, Denied):
-            return await self._denied(asker, wish.gpus, name, wish.request_id, request)
-        blank = self._blank(asker, request, wish.request_id, name, LeaseKind.HOST)
         verdict = await self._give(Ask(request, asker, blank), inventory, wish.wait_s, link)
         if isinstance(verdict, Denied):
             return verdict
@@ -138,7 +138,7 @@ class Allocator:
         return await self._hosts.start(lease, link), warnings
 
     async def open_login(self, peer: Peer, wish: LoginWish) -> Verdict:
-        """GPUs for somebody's login sessions, on an administrator's word: other people's leases bound it, not quotas."""
+        """GPUs for somebody's login sessions, on an administrator's word: others' leases bound it, not quotas."""
         require_time(wish.until, self._facts.now())
         inventory = await self._facts.stock.fresh()
         self._facts.require_engine()
@@ -274,11 +274,13 @@ class Allocator:
         self._facts.require_engine()
         return inventory
 
-    def _known(self, uid: int, request_id: str) -> Lease | None:
+    def _known(self, uid: int, request_id: str, request: str) -> Lease | None:
         """The lease that this request made before and that has not been used; raises `Unavailable` if it has."""
         known = self._book.of_request(uid, request_id)
         if known is None:
             return None
+        if known.request != request:
+            raise Unavailable(f"request '{request_id}' asked for GPU '{known.request}' before; ask anew")
         if known.state is not LeaseState.GRANTED or known.container:
             raise Unavailable(f"request '{request_id}' was answered before, and its lease was used; ask anew")
         return known

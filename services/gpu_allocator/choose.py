@@ -22,7 +22,7 @@ def candidates(request: GpuRequest, world: World, *, allow_full: bool) -> tuple[
     """The units that exist and would do, free or not. Empty where none would."""
     units = tuple(unit for unit in world.units if allow_full or not unit.is_full)
     if request.names:
-        found = [named(name, world.units) for name in request.names]
+        found = dict.fromkeys(named(name, world.units) for name in request.names)  # one unit has several names
         return tuple(unit for unit in found if isinstance(unit, Unit) and unit in units)
     if request.profile:
         profile = resolved_profile(request.profile, world.units)

@@ -15,7 +15,7 @@ from ds01.gpu_allocator.request import GpuRequest
 from ds01.gpu_allocator.world import Asker, Usage, World, usage, usage_of
 
 RETIRE_HINT = "end one with 'container retire NAME' (or 'docker rm -f NAME') and try again"
-WAIT_HINT = "wait for your turn with '--wait', or try again later; 'ds01 status' shows who holds what"
+WAIT_HINT = "'ds01 status' shows who holds what; try again later, or wait for your turn with '--wait'"
 
 
 def decide(request: GpuRequest, asker: Asker, world: World) -> Granted | Denied:

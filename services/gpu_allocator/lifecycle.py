@@ -6,7 +6,7 @@ transition                         cause             evidence                   
 (none) → active (login)            an administrator  Grant call, free unit                        at once
 granted → bound                    allocator         engine: the container exists                 at once
 granted → draining                 clock             no container appeared                        granted_timeout
-bound → draining                   clock             its container never started                  created_container_timeout
+bound → draining                   clock             its container never started                  created_container_…
 bound, held → active               allocator         engine: it runs, or a restart is pending     at once
 active → held                      allocator         engine: it does not run, nor will it         at once
 held → held (longer)               shim              Renew before a start                         START_GRACE_S

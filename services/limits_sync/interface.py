@@ -8,7 +8,7 @@ from ds01.common.errors import Ds01Error
 from ds01.common.peer import Peer
 from ds01.common.varlink import require_service
 
-SHIM = "ds01-docker-shim.service"
+STARTERS = ("ds01-docker-shim.service", "ds01-gpu-allocator.service")
 
 
 class Unavailable(TypedVarlinkErrorReply, interface="io.ds01.LimitsSync"):
@@ -44,7 +44,7 @@ class LimitsSyncInterface(VarlinkInterface, name="io.ds01.LimitsSync"):
 
         `group` is the one in the slice's name: of a user who moved, the former, while he has a container there.
         """
-        require_service(self._peer, SHIM)
+        require_service(self._peer, *STARTERS)
         try:
             name, group = await self._slices.ensure(uid)
         except (Ds01Error, OSError) as exc:

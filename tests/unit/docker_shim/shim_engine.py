@@ -62,7 +62,7 @@ class FakeEngine:
     """Containers, images and the ways in which an engine can fail.
 
     `close_on`, `hang_on`: path endings at which the connection is closed, or nothing is ever said.
-    `grant`: set when a waiting upgrade may be granted.
+    `released`: set when what hangs is closed. `grant`: set when a waiting upgrade may be granted.
     """
 
     def __init__(self, path: str) -> None:
@@ -78,6 +78,7 @@ class FakeEngine:
         self.grant.set()
         self.asked_upgrade = asyncio.Event()
         self.gone = asyncio.Event()
+        self.released = asyncio.Event()
         self.log_lines = [b"one\n", b"two\n"]
         self.endless_logs = False
         self.truncate_logs = False
@@ -136,7 +137,11 @@ class FakeEngine:
         if any(request.path.endswith(ending) for ending in self.close_on):
             return
         if any(request.path.endswith(ending) for ending in self.hang_on):
-            await reader.read()
+            hung = asyncio.create_task(reader.read())
+            released = asyncio.create_task(self.released.wait())
+            await asyncio.wait({hung, released}, return_when=asyncio.FIRST_COMPLETED)
+            released.cancel()
+            hung.cancel()
             self.gone.set()
             return
         if request.path.endswith(("/attach", "/start")) and ("/exec/" in request.path or "/attach" in request.path):

@@ -17,15 +17,16 @@ from shim_engine import Container, FakeEngine
 from worlds import STUDENT, policy_of
 
 from ds01.common.engine import Engine
-from ds01.common.errors import PeerRefused, Unavailable
+from ds01.common.errors import PeerRefused
 from ds01.common.events import Event
 from ds01.common.limits import Limits, Policy
 from ds01.common.peer import Peer
+from ds01.common.varlink import call
 from ds01.docker_shim.actions import Actions, Doors
 from ds01.docker_shim.audit import Audit
 from ds01.docker_shim.clients import AllocatorClient, LimitsClient
 from ds01.docker_shim.engine_state import EngineState
-from ds01.docker_shim.hangups import Hangups
+from ds01.common.hangups import Hangups
 from ds01.docker_shim.refusals import Coalescer
 from ds01.docker_shim.relay import Relayer
 from ds01.docker_shim.server import Budget, Server
@@ -56,37 +57,111 @@ class Reply:
         return str(self.json()["ds01"]["reason"])
 
 
-class FakeServices:
-    """Allocator and limits_sync as their callers see them."""
+def denial(reason: str, message: str = "no", hint: str = "", to_end: tuple[dict[str, Any], ...] = ()) -> dict[str, Any]:
+    """A "no" as the allocator says it."""
+    numbers = {"limit": "2", "used": "2", "requested": "1"}
+    return {"reason": reason, "message": message, "hint": hint, **numbers, "to_end": [*to_end]}
 
-    def __init__(self) -> None:
+
+class FakeServices:
+    """Allocator and limits_sync on one socket, which speaks Varlink. While `turn` is not set, no unit is free.
+
+    `down`: methods at which the connection is closed. `waiting` and `left`: request ids or leases that wait in the
+    queue, and whose callers closed while they did. `ended`: leases that are no more, in whose place others are given.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.down: set[str] = set()
-        self.denial: dict[str, str] | None = None
-        self.profiles = ["2g.10gb"]
+        self.denial: dict[str, Any] | None = None
+        self.warnings: list[str] = []
+        self.turn = asyncio.Event()
+        self.turn.set()
+        self.waiting: list[str] = []
+        self.left: list[str] = []
+        self.ended: set[str] = set()
         self.recorded = asyncio.Event()
+        self._server: asyncio.Server | None = None
+        self._open: set[asyncio.StreamWriter] = set()
 
     def named(self, method: str) -> list[dict[str, Any]]:
         return [parameters for name, parameters in self.calls if name == method]
 
-    async def call(self, path: str, method: str, timeout_s: float = 10.0, **parameters: Any) -> dict[str, Any]:
-        name = method.rsplit(".", 1)[-1]
-        self.calls.append((name, parameters))
-        if name in self.down:
-            raise Unavailable(f"'{path}' does not answer")
+    async def start(self) -> None:
+        self._server = await asyncio.start_unix_server(self._serve, self.path)
+
+    def stop(self) -> None:
+        """As a daemon that is killed: nobody listens, and every connection is lost."""
+        assert self._server is not None
+        self._server.close()
+        Path(self.path).unlink()
+        for writer in self._open:
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open.add(writer)
+        try:
+            call = json.loads((await reader.readuntil(b"\0"))[:-1])
+            name, parameters = call["method"].rsplit(".", 1)[-1], call.get("parameters", {})
+            self.calls.append((name, parameters))
+            if name in self.down:
+                return
+            reply = await self._answer(name, parameters, reader)
+            if reply is not None:
+                writer.write(json.dumps({"parameters": reply}).encode() + b"\0")
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            self._open.discard(writer)
+            writer.close()
+
+    async def _answer(
+        self, name: str, parameters: dict[str, Any], reader: asyncio.StreamReader
+    ) -> dict[str, Any] | None:
         match name:
             case "EnsureSlice":
                 uid = parameters["uid"]
                 return {"slice": f"ds01-student-u{uid}.slice", "group": "student"}
             case "Lease" | "Renew":
-                if self.denial is not None:
-                    return {"grant": None, "denial": self.denial}
-                lease = parameters.get("lease") or f"l-{parameters['request_id'][:8]}"
-                units = [{"name": "0:0", "profile": profile, "uuid": ""} for profile in self.profiles]
-                return {"grant": {"lease": lease, "state": "granted", "units": units}, "denial": None}
+                return await self._grant(parameters, reader)
             case "Record":
                 self.recorded.set()
+            case "Release":
+                self.ended.add(parameters["lease"])
         return {}
+
+    async def _grant(self, parameters: dict[str, Any], reader: asyncio.StreamReader) -> dict[str, Any] | None:
+        if self.denial is not None:
+            return {"grant": None, "denial": self.denial}
+        if not self.turn.is_set():
+            if not parameters["wait_s"]:
+                return {"grant": None, "denial": denial("none-free")}
+            if not await self._queued(parameters, reader):
+                return None
+        lease = parameters.get("lease") or f"l-{parameters['request_id'][:8]}"
+        while lease in self.ended:
+            lease += "-again"
+        units = [{"name": "0:0", "profile": "2g.10gb", "uuid": ""}]
+        grant = {"lease": lease, "state": "granted", "units": units, "warnings": self.warnings, "until": None}
+        return {"grant": grant, "denial": None}
+
+    async def _queued(self, parameters: dict[str, Any], reader: asyncio.StreamReader) -> bool:
+        """True when the turn has come, False when the caller has closed."""
+        who = parameters.get("request_id") or parameters["lease"]
+        self.waiting.append(who)
+        turn, closed = asyncio.create_task(self.turn.wait()), asyncio.create_task(reader.read(1))
+        try:
+            await asyncio.wait({turn, closed}, return_when=asyncio.FIRST_COMPLETED)
+            if closed.done():
+                self.left.append(who)
+            return not closed.done()
+        finally:
+            self.waiting.remove(who)
+            turn.cancel()
+            closed.cancel()
+            await asyncio.gather(turn, closed, return_exceptions=True)
 
 
 class World:
@@ -95,7 +170,7 @@ class World:
     def __init__(self, folder: Path, limits: Limits) -> None:
         self.limits = limits
         self.engine = FakeEngine(str(folder / "engine.sock"))
-        self.services = FakeServices()
+        self.services = FakeServices(str(folder / "ds01.sock"))
         self.events: list[Event] = []
         self.peer = ALICE
         self.refuse_peer = ""
@@ -156,23 +231,24 @@ def _unchunked(body: bytes) -> bytes:
 
 
 @asynccontextmanager
-async def running(patience_s: float = 0.3) -> AsyncIterator[World]:
+async def running(patience_s: float = 1.0, kept_s: float = 1.5) -> AsyncIterator[World]:
     with tempfile.TemporaryDirectory() as folder:
         world = World(Path(folder), LIMITS)
         await world.engine.start()
+        await world.services.start()
         listener = socket.socket(socket.AF_UNIX)
         listener.setblocking(False)
         listener.bind(world.path)
         listener.listen()
         engine = Engine(world.engine.path, timeout_s=5)
         state = EngineState(Engine(world.engine.path, timeout_s=0.5), engine)
-        allocator = AllocatorClient(world.services.call, patience_s=patience_s)
-        limits = LimitsClient(world.services.call, patience_s=patience_s)
+        allocator = AllocatorClient(call, world.services.path, patience_s, kept_s)
+        limits = LimitsClient(call, world.services.path, patience_s)
         doors = Doors(engine, engine, state, allocator, limits, world.policy)
         audit = Audit(world, allocator.record, Coalescer(window_s=0.2))
         hangups = Hangups()
         relayer = Relayer(hangups, world.engine.path)
-        server = Server(Actions(doors), relayer, state, audit, world.identify, world.budget)
+        server = Server(Actions(doors), relayer, hangups, state, audit, world.identify, world.budget)
         works = [asyncio.create_task(work) for work in (server.accept(listener), audit.work())]
         try:
             yield world
@@ -183,6 +259,7 @@ async def running(patience_s: float = 0.3) -> AsyncIterator[World]:
             await server.close()
             hangups.close()
             await world.engine.stop()
+            world.services.stop()
             listener.close()
 
 

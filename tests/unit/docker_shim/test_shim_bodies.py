@@ -79,7 +79,7 @@ SDK: dict[str, Json] = {
 
 
 def wish_of(host: dict[str, Any] | None = None, **config: Any) -> Wish | Refused:
-    return parse_wish({"Image": "busybox", **config, "HostConfig": host or {}}, 1)
+    return parse_wish({"Image": "busybox", **config, "HostConfig": host or {}})
 
 
 def body_of(
@@ -91,7 +91,7 @@ def body_of(
     assert isinstance(wish, Wish)
     sizes = bound(wish, limits, engine.cpus)
     assert not isinstance(sizes, Refused)
-    lease = "l-1" if wish.gpus.units else ""
+    lease = "l-1" if wish.gpus.gpus else ""
     built = build(wish, sizes, OWNER, ORIGIN, lease, backstop(limits, Policies()), engine, image)
     assert vet(built.body, OWNER.uid, limits, engine.cpus) == ""
     return built
@@ -112,13 +112,13 @@ def host_of(built: Built) -> dict[str, Json]:
 
 @pytest.mark.parametrize("body", [CLI_26, SDK], ids=["docker CLI 26", "docker-py"])
 def test_what_real_clients_send_for_nothing_special_passes(body: dict[str, Json]) -> None:
-    built = body_of(parse_wish(body, 1))
+    built = body_of(parse_wish(body))
     assert built.warnings == ()
     assert host_of(built)["CgroupParent"] == OWNER.slice
 
 
 def test_a_gpu_request_becomes_the_lease_and_nothing_else() -> None:
-    assert host_of(body_of(parse_wish(CLI_26, 1)))["DeviceRequests"] == [
+    assert host_of(body_of(parse_wish(CLI_26)))["DeviceRequests"] == [
         {"Driver": "cdi", "DeviceIDs": ["ds01.io/gpu=l-1"]}
     ]
     assert "DeviceRequests" not in host_of(body_of(wish_of()))
@@ -235,32 +235,6 @@ def test_a_key_that_go_would_fold_is_judged_as_the_field() -> None:
     refused = wish_of({"Bind\u017f": ["/:/host"]})
     assert isinstance(refused, Refused)
     assert "HostConfig.Binds" in refused.message
-
-
-@pytest.mark.parametrize(
-    ("request_", "units"),
-    [
-        ({"Count": 1, "Capabilities": [["gpu"]]}, 1),
-        ({"Count": 2, "Driver": "nvidia", "Capabilities": [["gpu", "compute", "utility"]]}, 2),
-        ({"Count": -1, "Capabilities": [["gpu"]]}, 1),
-        ({"Count": 0}, 0),
-        ({"Driver": "cdi", "DeviceIDs": ["ds01.io/gpu=l-2"]}, None),
-        ({"Driver": "cdi", "DeviceIDs": ["nvidia.com/gpu=all"]}, None),
-        ({"DeviceIDs": ["0:1"], "Capabilities": [["gpu"]]}, None),
-        ({"Driver": "amd", "Count": 1}, None),
-        ({"Count": 1, "Capabilities": [["tpu"]]}, None),
-        ({"Count": 1, "Capabilities": "gpu"}, None),
-        ({"Count": 1, "Options": {"a": "b"}}, None),
-        ({"Count": -2}, None),
-        ({"Count": "1"}, None),
-        ({"Count": 1, "New": 1}, None),
-    ],
-)
-def test_gpu_requests(request_: dict[str, Json], units: int | None) -> None:
-    wish = wish_of({"DeviceRequests": [request_]})
-    assert (wish.gpus.units if isinstance(wish, Wish) else None) == units
-    if isinstance(wish, Wish) and request_.get("Count") == -1:
-        assert "--gpus all" in body_of(wish).warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -441,7 +415,7 @@ def test_a_label_keeps_what_was_asked_so_that_it_can_be_worked_out_again(host: d
 
 def test_sizes_of_an_administrators_container_are_nobodys() -> None:
     for said in ({}, {"Labels": {"ds01.unmanaged": "1"}}, {"Labels": {"ds01.sizes": "policy"}}):
-        wish = parse_admin_wish({"Image": "busybox", "HostConfig": {"Memory": 1 << 30}, **said}, 1)
+        wish = parse_admin_wish({"Image": "busybox", "HostConfig": {"Memory": 1 << 30}, **said})
         assert not isinstance(wish, Refused)
         labels = build_admin(wish, OWNER, ORIGIN, "").body["Labels"]
         assert isinstance(labels, dict)
@@ -575,6 +549,14 @@ def test_container_names_that_are_refused(name: str) -> None:
     assert isinstance(parse_name(name), Refused)
 
 
+GOOD_LABELS = {
+    **dict.fromkeys(DS01_LABELS, ""),
+    "ds01.uid": "1001",
+    "ds01.lease": "l-1",
+    "ds01.gpus": "1",
+    "ds01.sizes": "policy",
+}
+
 TAMPERED: list[tuple[str, Any]] = [
     ("HostConfig.Binds", ["/:/host"]),
     ("HostConfig.Privileged", True),
@@ -595,8 +577,16 @@ TAMPERED: list[tuple[str, Any]] = [
     ("HostConfig.Memory", 31 << 30),
     ("HostConfig.NanoCpus", 1_000_000_000),
     ("HostConfig.PidsLimit", 1),
-    ("Labels", {**dict.fromkeys(DS01_LABELS, ""), "ds01.uid": "1001"}),
-    ("Labels", {**dict.fromkeys(DS01_LABELS, ""), "ds01.uid": "1001", "ds01.sizes": "pids=1"}),
+    ("Labels", {**GOOD_LABELS, "ds01.sizes": ""}),
+    ("Labels", {**GOOD_LABELS, "ds01.sizes": "pids=1"}),
+    ("Labels", {**GOOD_LABELS, "ds01.gpus": ""}),
+    ("Labels", {**GOOD_LABELS, "ds01.gpus": "device=$(x)"}),
+    ("Labels", {**GOOD_LABELS, "ds01.gpus": "9" * 401}),
+    ("Labels", {**GOOD_LABELS, "ds01.lease": ""}),
+    ("Labels", {**GOOD_LABELS, "ds01.wait": "true"}),
+    ("Labels", {**GOOD_LABELS, "ds01.wait": "8d"}),
+    ("Labels", {**GOOD_LABELS, "ds01.wait": "1h", "ds01.gpus": "", "ds01.lease": ""}),
+    ("Labels", {**GOOD_LABELS, "DS01.wait": "1h"}),
     ("HostConfig.DeviceRequests", [{"Driver": "cdi", "DeviceIDs": ["nvidia.com/gpu=all"]}]),
     ("HostConfig.DeviceRequests", [{"Driver": "", "Count": -1}]),
     ("Volumes", {"/x": {}}),
@@ -608,10 +598,17 @@ TAMPERED: list[tuple[str, Any]] = [
 
 @pytest.mark.parametrize(("path", "value"), TAMPERED)
 def test_the_counter_check_finds_what_was_tampered_with(path: str, value: Json) -> None:
-    body = json.loads(dump(body_of(parse_wish(CLI_26, 1)).body))
+    body = json.loads(dump(body_of(parse_wish(CLI_26)).body))
     *outer, key = path.split(".")
     (body[outer[0]] if outer else body)[key] = value
     assert vet(body, OWNER.uid, STUDENT, 64)
+
+
+@pytest.mark.parametrize("wait", ["", "1h", "7d"])
+def test_the_counter_check_takes_labels_as_we_keep_them(wait: str) -> None:
+    body = json.loads(dump(body_of(parse_wish(CLI_26)).body))
+    body["Labels"] = {**GOOD_LABELS, "ds01.wait": wait}
+    assert vet(body, OWNER.uid, STUDENT, 64) == ""
 
 
 def test_the_counter_check_wants_the_owner() -> None:
@@ -640,7 +637,11 @@ plausible_host = st.fixed_dictionaries(
         "AutoRemove": st.booleans(),
         "Init": st.booleans() | st.none(),
         "RestartPolicy": st.fixed_dictionaries({"Name": st.sampled_from(["", "no", "always", "on-failure", "x"])}),
-        "DeviceRequests": st.lists(st.fixed_dictionaries({"Count": st.integers(-2, 3)}), max_size=2),
+        "DeviceRequests": st.lists(
+            st.fixed_dictionaries({"Count": st.integers(-2, 3)})
+            | st.fixed_dictionaries({"DeviceIDs": st.lists(st.text("01:GPU-gx.,\n ", max_size=9), max_size=60)}),
+            max_size=2,
+        ),
     },
 )
 config_fields = st.dictionaries(st.sampled_from(sorted(set(CONFIG) - {"HostConfig", "Image"})), values, max_size=3)
@@ -648,7 +649,11 @@ plausible_config = st.fixed_dictionaries(
     {},
     optional={
         "Env": st.lists(st.sampled_from(["A=1", "NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_X", ""]), max_size=4),
-        "Labels": st.dictionaries(st.text(max_size=10), st.text(max_size=5), max_size=3),
+        "Labels": st.dictionaries(
+            st.text(max_size=10) | st.just("ds01.wait"),
+            st.text(max_size=5) | st.sampled_from(["1h", "true", "90d", "0.5s"]),
+            max_size=3,
+        ),
         "Healthcheck": st.fixed_dictionaries({"Interval": st.integers(-5, 10 * SECOND)}),
         "Cmd": st.lists(st.text(max_size=5), max_size=3),
     },
@@ -682,13 +687,13 @@ def test_whatever_is_built_passes_the_guard_again(
     untrusted = parse_object(sent)
     if isinstance(untrusted, Refused):
         return
-    wish = parse_wish(untrusted, 1)
+    wish = parse_wish(untrusted)
     if isinstance(wish, Refused):
         return
     sizes = bound(wish, limits, engine.cpus)
     if isinstance(sizes, Refused):
         return
-    lease = "l-0a1b2c" if wish.gpus.units else ""
+    lease = "l-0a1b2c" if wish.gpus.gpus else ""
     built = build(wish, sizes, OWNER, ORIGIN, lease, backstop(limits, Policies()), engine, image)
     again = json.loads(dump(built.body))
     assert vet(again, OWNER.uid, limits, engine.cpus) == ""

@@ -30,6 +30,7 @@ def test_a_refusal_is_a_docker_error_with_the_numbers_beside() -> None:
             "requested": "1",
             "hint": "remove one",
             "request": "req-1",
+            "to_end": [],
         },
     }
 

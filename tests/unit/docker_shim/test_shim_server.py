@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 from shim_engine import Container
-from shim_world import ADA, ALICE, BOB, LIMITS, Reply, World, eventually, in_world, parse
+from shim_world import ADA, ALICE, BOB, LIMITS, Reply, World, denial, eventually, in_world, parse
 
 UPGRADE = {"Connection": "Upgrade", "Upgrade": "tcp"}
 GPU = {"Image": "busybox", "HostConfig": {"DeviceRequests": [{"Count": 1, "Capabilities": [["gpu"]]}]}}
@@ -72,7 +72,7 @@ async def test_a_create_without_gpu_needs_no_allocator(world: World) -> None:
 async def test_a_gpu_create_leases_first_and_carries_the_lease(world: World) -> None:
     reply = await world.ask("POST", "/containers/create?name=train", GPU, {"X-DS01-Request": "req-12345678"})
     assert reply.status == 201
-    leased = {"request_id": "req-12345678", "uid": 1001, "container_name": "train", "count": 1}
+    leased = {"request_id": "req-12345678", "uid": 1001, "container_name": "train", "gpus": "1", "wait_s": 0.0}
     assert world.services.named("Lease") == [leased]
     body = last_create(world)
     labels = body["Labels"]
@@ -83,11 +83,11 @@ async def test_a_gpu_create_leases_first_and_carries_the_lease(world: World) -> 
 
 @in_world
 async def test_warnings_of_ours_join_the_engines(world: World) -> None:
-    world.services.profiles = ["2g.10gb", "2g.10gb"]
+    world.services.warnings = ["'all' is 1 GPU unit(s)"]
     body = {**PLAIN, "Env": ["NVIDIA_VISIBLE_DEVICES=all"], "HostConfig": {"DeviceRequests": [{"Count": -1}]}}
     warnings = (await world.ask("POST", "/containers/create", body)).json()["Warnings"]
     assert warnings[0] == "from the engine"
-    assert ["--gpus all" in warnings[1], "NVIDIA_VISIBLE" in warnings[2], "MIG" in warnings[3]] == [True, True, True]
+    assert ["NVIDIA_VISIBLE" in warnings[1], warnings[2:] == world.services.warnings] == [True, True]
 
 
 @in_world
@@ -101,13 +101,26 @@ async def test_the_same_request_again_is_the_same_container(world: World) -> Non
     assert len(world.services.named("Lease")) == 1
 
 
+DENIALS = [
+    ("over-gpu-equivalents", 403),
+    ("over-group-total", 403),
+    ("full-gpu-not-allowed", 403),
+    ("none-free", 409),
+    ("waited-in-vain", 409),
+    ("not-a-request", 400),
+    ("no-such-unit", 400),
+]
+
+
 @in_world
 async def test_a_denial_is_the_allocators_and_creates_nothing(world: World) -> None:
-    for reason, status in (("over-gpu-equivalents", 403), ("none-free", 409), ("not-a-count", 400)):
-        numbers = {"limit": "2", "used": "2", "requested": "1"}
-        world.services.denial = {"reason": reason, "message": "you hold 2 of 2", "hint": "retire one", **numbers}
+    for reason, status in DENIALS:
+        world.services.denial = denial(reason, "you hold 2 of 2", "retire one")
         reply = await world.ask("POST", "/containers/create", GPU)
-        assert (reply.status, reply.reason, reply.message) == (status, reason, "you hold 2 of 2; retire one")
+        assert (reply.status, reply.reason) == (status, reason)
+        advice = "'ds01 status' shows who holds what; try again later" if reason == "none-free" else "retire one"
+        assert reply.message.startswith(f"you hold 2 of 2; {advice}")
+        assert ("docker run --label ds01.wait=1h" in reply.message) == (reason == "none-free")
         assert reply.json()["ds01"]["used"] == "2"
     assert world.engine.requests("create") == []
     assert world.events == []
@@ -260,7 +273,7 @@ async def test_a_refused_field_reaches_nobody_but_the_audit(world: World) -> Non
 async def test_start_renews_the_lease_first(world: World) -> None:
     mine = world.own(ALICE, "mine", lease="l-1")
     assert (await world.ask("POST", "/containers/mine/start")).status == 204
-    assert world.services.named("Renew") == [{"lease": "l-1", "uid": 1001}]
+    assert world.services.named("Renew") == [{"lease": "l-1", "uid": 1001, "wait_s": 0.0}]
     assert world.services.named("EnsureSlice") == [{"uid": 1001}]
     assert world.engine.requests("/start")[0].path == f"/v1.45/containers/{mine.id}/start"
 
@@ -268,7 +281,7 @@ async def test_start_renews_the_lease_first(world: World) -> None:
 @in_world
 async def test_a_start_whose_lease_is_denied_does_not_happen(world: World) -> None:
     mine = world.own(ALICE, "mine", lease="l-1")
-    world.services.denial = dict.fromkeys(("reason", "message", "limit", "used", "requested", "hint"), "none-free")
+    world.services.denial = denial("none-free")
     assert (await world.ask("POST", "/containers/mine/start")).status == 409
     assert not mine.running
     assert world.engine.requests("/start") == []
@@ -779,7 +792,7 @@ async def test_an_administrators_create_is_rewritten_but_not_refused(world: Worl
 @in_world
 async def test_an_administrator_opts_out_by_label_and_the_container_says_so(world: World) -> None:
     world.peer = ADA
-    device = [{"Driver": "cdi", "DeviceIDs": ["nvidia.com/gpu=0"]}]
+    device = [{"Driver": "cdi", "DeviceIDs": ["vendor.com/fpga=0"]}]
     asked = {"Image": "busybox", "HostConfig": {"DeviceRequests": device}}
     refused = await world.ask("POST", "/containers/create", asked)
     assert (refused.status, "ds01.unmanaged=1" in refused.message) == (403, True)
@@ -798,7 +811,7 @@ async def test_an_administrator_restarts_for_the_owner(world: World) -> None:
     mine: Container = world.own(ALICE, "mine", lease="l-1")
     world.peer = ADA
     assert (await world.ask("POST", "/containers/mine/restart?t=1")).status == 204
-    assert world.services.named("Renew") == [{"lease": "l-1", "uid": 1001}]
+    assert world.services.named("Renew") == [{"lease": "l-1", "uid": 1001, "wait_s": 0.0}]
     assert world.engine.received[-1].target == f"/v1.45/containers/{mine.id}/restart?t=1"
 
 
