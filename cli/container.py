@@ -11,10 +11,11 @@ from typing import Any
 
 import click
 
-from ds01.cli import notices, render
+from ds01.cli import deploying, notices, render
 from ds01.cli.allocator_api import call
 from ds01.cli.docker_api import request
 from ds01.cli.exits import CommandError, Commands, Exit
+from ds01.cli.wait_option import Waits, gpus_option, wait_option
 
 DEFAULT_IMAGE = "debian"
 STOP_TIMEOUT_S = 10
@@ -33,22 +34,24 @@ def main() -> None:
     """
 
 
-@main.command()
+@main.command(cls=Waits)
 @click.argument("name")
 @click.option("--image", default=DEFAULT_IMAGE, show_default=True, help="Image to start from.")
-@click.option("--gpus", type=click.IntRange(min=0), default=1, show_default=True, help="GPU units to lease.")
+@gpus_option("1")
+@wait_option
 @click.option("-d", "--background", is_flag=True, help="Start in the background, open no shell.")
-def deploy(name: str, image: str, gpus: int, background: bool) -> None:
+def deploy(name: str, image: str, gpus: str, wait: str | None, background: bool) -> None:
     """Create and start container NAME, and open a shell in it.
 
     \b
     Examples:
       container deploy my-project
-      container deploy train --image pytorch --gpus 2 -d
+      container deploy train --image pytorch --gpus 2x2g.10gb -d
+      container deploy train --wait=2h
     """
     full_name = _full_name(name)
-    _deploy(full_name, image, gpus)
-    _tell_deployed(name, full_name)
+    waited = deploying.deploy(full_name, image, gpus, wait)
+    _tell_deployed(name, full_name, waited)
     if not background and sys.stdin.isatty() and sys.stdout.isatty():
         shell = "command -v bash >/dev/null && exec bash; exec sh"
         os.execvp("docker", ["docker", "exec", "-it", full_name, "sh", "-c", shell])
@@ -96,32 +99,11 @@ def list_(as_json: bool) -> None:
         click.echo(render.table(["NAME", "STATUS", "GPU", "IMAGE"], cells))
 
 
-def _deploy(full_name: str, image: str, gpus: int) -> None:
-    host_config: dict[str, Any] = {"Init": True}
-    if gpus:
-        host_config["DeviceRequests"] = [{"Count": gpus, "Capabilities": [["gpu"]]}]
-    body = {
-        "Image": image,
-        "Hostname": render.short_name(full_name).replace("_", "-"),
-        "Entrypoint": ["sleep"],
-        "Cmd": ["infinity"],
-        "Tty": True,
-        "OpenStdin": True,
-        "HostConfig": host_config,
-    }
-    created = request("POST", "/containers/create", {"name": full_name}, body)
-    for warning in created.get("Warnings") or []:
-        click.echo(f"note: {warning}", err=True)
-    try:
-        request("POST", f"/containers/{created['Id']}/start")
-    except CommandError:
-        request("DELETE", f"/containers/{created['Id']}", {"force": "1", "v": "1"})
-        raise
-
-
-def _tell_deployed(name: str, full_name: str) -> None:
+def _tell_deployed(name: str, full_name: str, waited_s: float | None) -> None:
     units = _units_of(full_name)
     where = f"on GPU {', '.join(units)}" if units else "without a GPU"
+    if units and waited_s is not None:
+        click.echo(f"GPU {', '.join(units)} came free after {render.duration(waited_s)}")
     click.echo(f"'{name}' runs {where}")
     click.echo(f"  enter it:  docker exec -it {full_name} sh")
     click.echo(f"  end it:    container retire {name}")
@@ -158,8 +140,8 @@ def _held() -> dict[str, list[str]]:
         click.echo(f"note: which GPUs are held is unknown: {error.message}", err=True)
         return held
     for unit in units:
-        if unit["container"]:
-            held.setdefault(unit["container"], []).append(f"{unit['name']} ({unit['profile']})")
+        if unit["container"] and unit.get("kind", "container") == "container":
+            held.setdefault(unit["container"], []).append(render.unit_text(unit))
     return held
 
 

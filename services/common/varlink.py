@@ -1,7 +1,7 @@
 """Varlink as DS01 speaks it: asyncvarlink with limits, no file descriptors, and the peer known to every method.
 
 One registry per connection, so that an interface is built for the caller it serves. What a caller may not do to us:
-send more than 64 KiB without an end, dawdle, open more than 8 connections or queue more than 32 calls per uid, go on
+send more than 64 KiB without an end, dawdle, open more than 16 connections or queue more than 32 calls per uid, go on
 after a malformed message, or make us hold descriptors.
 """
 
@@ -38,7 +38,7 @@ from ds01.common.peer import Peer, identify, peer_pidfd
 from ds01.common.rates import Rates
 
 MAX_MESSAGE_BYTES = 64 * 1024
-MAX_CONNECTIONS_PER_UID = 8
+MAX_CONNECTIONS_PER_UID = 16
 MAX_CALLS_PER_UID = 32
 MESSAGE_TIMEOUT_S = 10.0
 BACKLOG = 4096

@@ -2,8 +2,9 @@
 
 Source of every row: NVIDIA, "XID Errors" deployment guide, chapter "Analyzing Xid Errors with the Xid Catalog"
 (docs.nvidia.com/deploy/xid-errors), the column "Resolution Bucket (Immediate Action)". A number is fatal when that
-says to reset the GPU or to restart the machine (RESET_GPU, RESTART_BM, RESTART_VM), or names a workflow
-while the description says that "a GPU reset or node reboot is needed to clear this error" (48, 74). It is not when the program alone is to be restarted (RESTART_APP) or nothing is (IGNORE).
+says to reset the GPU or to restart the machine (RESET_GPU, RESTART_BM, RESTART_VM), or names a workflow while the
+description says that "a GPU reset or node reboot is needed to clear this error" (48, 74). It is not when the program
+alone is to be restarted (RESTART_APP) or nothing is (IGNORE).
 
 The NVLink 5 errors, 144 to 150, may be harmless or not by a status that NVML's events don't carry: their drivers all
 tell the recovery action of the GPU (Xid 154), which is read by itself, so that the number alone withholds nothing.

@@ -61,7 +61,7 @@ def _over_one_lease(request: GpuRequest, asker: Asker, world: World) -> Iterator
     if most is not None and request.count > most:
         yield Denied(
             Reason.OVER_UNITS_PER_CONTAINER,
-            f"{request.count} GPU units were asked for at once, and your limit for one container is {most}",
+            f"{request.count} GPU units were asked for at once, and your limit is {most}",
             str(most),
             str(usage_of(world.leases, asker.uid).units),
             str(request.count),

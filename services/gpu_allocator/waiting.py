@@ -20,7 +20,7 @@ from ds01.gpu_allocator.reports import of_waiter
 from ds01.gpu_allocator.request import GpuRequest, parse_request
 from ds01.gpu_allocator.shares import score
 
-REJOIN_S = 15.0
+REJOIN_S = 30.0
 """How long a place is kept for a request that is not there: a service that restarts comes back within this."""
 
 MOST_WAIT_S = 7 * 86400.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 from ds01.common.errors import Unavailable
@@ -43,12 +44,17 @@ class OneReading(Generic[T]):
             try:
                 value = self._read()
             except Exception as exc:
-                loop.call_soon_threadsafe(_fail, result, exc)
+                _hand_over(loop, _fail, result, exc)
             else:
-                loop.call_soon_threadsafe(result.set_result, value)
+                _hand_over(loop, result.set_result, value)
 
         threading.Thread(target=work, name="nvml", daemon=True).start()
         return result
+
+
+def _hand_over(loop: asyncio.AbstractEventLoop, tell: Callable[..., object], *what: object) -> None:
+    with suppress(RuntimeError):  # the loop is closed: the service ended before the call did
+        loop.call_soon_threadsafe(tell, *what)
 
 
 def _fail(result: asyncio.Future[T], exc: Exception) -> None:

@@ -93,11 +93,13 @@ nvmlReturn_t driver_open(void)
     if (control != NVML_SUCCESS)
         return control == NVML_ERROR_NO_PERMISSION ? control : NVML_ERROR_DRIVER_NOT_LOADED;
     pthread_mutex_lock(&lock);
-    bool good = refresh();
-    if (good)
+    nvmlReturn_t result = !refresh() ? NVML_ERROR_DRIVER_NOT_LOADED
+                          : open_count == 0 && current.mismatch ? NVML_ERROR_LIB_RM_VERSION_MISMATCH
+                                                                : NVML_SUCCESS;
+    if (result == NVML_SUCCESS)
         open_count++;
     pthread_mutex_unlock(&lock);
-    return good ? NVML_SUCCESS : NVML_ERROR_DRIVER_NOT_LOADED;
+    return result;
 }
 
 nvmlReturn_t driver_close(void)
@@ -227,8 +229,9 @@ unsigned long long memory_used_mib(const struct view *view, const struct topolog
         used += view->gpu.instances[i].mem_mib;
     for (unsigned i = 0; i < topology->process_count; i++) {
         const struct process *p = &topology->processes[i];
-        if (p->gpu == view->gpu_number && (!view->is_mig || p->gi == (int)view->instance.gi) && process_lives(p))
-            used += p->mem_mib;
+        if (p->gpu == view->gpu_number && (!view->is_mig || p->gi == (int)view->instance.gi) && process_lives(p) &&
+            p->mem_mib != NOT_OFFERED)
+            used += (unsigned long long)p->mem_mib;
     }
     return used;
 }

@@ -1,4 +1,4 @@
-/* ECC counters, which a healthy GPU has at zero, and the calls that this hardware does not support. */
+/* ECC counters and what the driver asks for, all at zero on a healthy GPU; NVLink; and the calls that this hardware does not support. */
 #include "driver.h"
 
 EXPORT nvmlReturn_t nvmlDeviceGetEccMode(nvmlDevice_t device, unsigned *now, unsigned *pending)
@@ -11,11 +11,9 @@ EXPORT nvmlReturn_t nvmlDeviceGetEccMode(nvmlDevice_t device, unsigned *now, uns
 EXPORT nvmlReturn_t nvmlDeviceGetTotalEccErrors(nvmlDevice_t device, unsigned type, unsigned counter,
                                                 unsigned long long *count)
 {
-    struct view v;
-    (void)type;
-    (void)counter;
-    *count = 0;
-    return look_whole(device, &v);
+    WHOLE_GPU(device);
+    *count = type == MEMORY_ERROR_UNCORRECTED && counter == VOLATILE_ECC ? v.gpu.ecc_uncorrected : 0;
+    return NVML_SUCCESS;
 }
 
 EXPORT nvmlReturn_t nvmlDeviceGetMemoryErrorCounter(nvmlDevice_t device, unsigned type, unsigned counter,
@@ -28,17 +26,51 @@ EXPORT nvmlReturn_t nvmlDeviceGetMemoryErrorCounter(nvmlDevice_t device, unsigne
 EXPORT nvmlReturn_t nvmlDeviceGetRemappedRows(nvmlDevice_t device, unsigned *correctable, unsigned *uncorrectable,
                                               unsigned *pending, unsigned *failed)
 {
-    struct view v;
-    *correctable = *uncorrectable = *pending = *failed = 0;
-    return look_whole(device, &v);
+    WHOLE_GPU(device);
+    *correctable = 0;
+    *uncorrectable = v.gpu.row_pending || v.gpu.row_failed;
+    *pending = v.gpu.row_pending;
+    *failed = v.gpu.row_failed;
+    return NVML_SUCCESS;
 }
 
 EXPORT nvmlReturn_t nvmlDeviceGetFieldValues(nvmlDevice_t device, int count, nvmlFieldValue_t *values)
 {
     struct view v;
-    for (int i = 0; i < count; i++)
-        values[i].result = NVML_ERROR_NOT_SUPPORTED;
-    return look(device, &v);
+    nvmlReturn_t result = look(device, &v);
+    if (result != NVML_SUCCESS)
+        return result;
+    for (int i = 0; i < count; i++) {
+        bool offered = values[i].field_id == FI_DEV_GET_GPU_RECOVERY_ACTION && v.gpu.recovery != NOT_OFFERED;
+        values[i].result = offered ? NVML_SUCCESS : NVML_ERROR_NOT_SUPPORTED;
+        values[i].value_type = VALUE_TYPE_UNSIGNED_INT;
+        values[i].value = offered ? (unsigned)v.gpu.recovery : 0xDEADu; /* what is not offered is not zero either */
+    }
+    return NVML_SUCCESS;
+}
+
+/* Ampere remaps rows instead of retiring pages; a GPU that retires them is made with `fakegpu ecc`. */
+EXPORT nvmlReturn_t nvmlDeviceGetRetiredPagesPendingStatus(nvmlDevice_t device, unsigned *pending)
+{
+    WHOLE_GPU(device);
+    if (v.gpu.page_pending == NOT_OFFERED)
+        return NVML_ERROR_NOT_SUPPORTED;
+    *pending = (unsigned)v.gpu.page_pending;
+    return NVML_SUCCESS;
+}
+
+/* Peers reach each other over NVLink where it joins them; no other path exists here. NVML's reference does not say what
+ * becomes of the answer in MIG mode, which knows no NVLink: this one goes on saying OK, so that callers mind it. */
+EXPORT nvmlReturn_t nvmlDeviceGetP2PStatus(nvmlDevice_t one, nvmlDevice_t other, unsigned capability, unsigned *status)
+{
+    struct view peer;
+    WHOLE_GPU(one);
+    result = look_whole(other, &peer);
+    if (result != NVML_SUCCESS)
+        return result;
+    bool linked = (v.gpu.links >> peer.gpu_number & 1) != 0;
+    *status = capability == P2P_CAPS_NVLINK && linked ? P2P_STATUS_OK : P2P_STATUS_NOT_SUPPORTED;
+    return NVML_SUCCESS;
 }
 
 #define UNSUPPORTED(call)                                                                                              \

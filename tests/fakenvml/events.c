@@ -30,9 +30,9 @@ EXPORT nvmlReturn_t nvmlEventSetFree(nvmlEventSet_t set)
 
 EXPORT nvmlReturn_t nvmlDeviceGetSupportedEventTypes(nvmlDevice_t device, unsigned long long *types)
 {
-    struct view v;
-    *types = EVENT_ECC_SINGLE | EVENT_ECC_DOUBLE | EVENT_XID;
-    return look_whole(device, &v);
+    WHOLE_GPU(device);
+    *types = v.gpu.events ? EVENT_ECC_SINGLE | EVENT_ECC_DOUBLE | EVENT_XID : 0;
+    return NVML_SUCCESS;
 }
 
 static unsigned long long newest(const struct topology *t)
@@ -54,6 +54,8 @@ EXPORT nvmlReturn_t nvmlDeviceRegisterEvents(nvmlDevice_t device, unsigned long 
         return result;
     if (set == NULL || set->count == MAX_GPUS)
         return NVML_ERROR_INVALID_ARGUMENT;
+    if (!v.gpu.events)
+        return NVML_ERROR_NOT_SUPPORTED;
     struct registration *r = &set->registrations[set->count++];
     memcpy(r->gpu_uuid, v.gpu.uuid, sizeof r->gpu_uuid);
     r->types = types;

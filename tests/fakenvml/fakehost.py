@@ -23,8 +23,9 @@ def build_library() -> Path:
 class Probe:
     """A running program that answers NVML expressions; see probe.py."""
 
-    def __init__(self, topology: Path, library_folder: Path | None) -> None:
+    def __init__(self, topology: Path, library_folder: Path | None, notes: Path) -> None:
         environment = {**os.environ, "FAKEGPU_TOPOLOGY": str(topology), "PYTHONPATH": str(ROOT / "build" / "typing")}
+        environment["FAKEGPU_NOTES"] = str(notes)
         environment["LD_LIBRARY_PATH"] = str(library_folder or "")
         command = [sys.executable, str(HERE / "probe.py")]
         pipe = subprocess.PIPE
@@ -66,6 +67,8 @@ class FakeHost:
         self.root = root
         self.topology = root / "run/fakegpu/topology"
         self._probes: list[Probe] = []
+        self.notes = root / "run/ds01-nvml"
+        self.notes.mkdir(parents=True)
         (root / "etc/fakegpu").mkdir(parents=True)
         self.configure(spec)
 
@@ -91,7 +94,7 @@ class FakeHost:
         return found
 
     def probe(self, library_folder: Path | None = LIBRARY_FOLDER) -> Probe:
-        probe = Probe(self.topology, library_folder)
+        probe = Probe(self.topology, library_folder, self.notes)
         self._probes.append(probe)
         return probe
 

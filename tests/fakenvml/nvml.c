@@ -40,6 +40,7 @@ EXPORT const char *nvmlErrorString(nvmlReturn_t result)
     case NVML_ERROR_DRIVER_NOT_LOADED: return "Driver Not Loaded";
     case NVML_ERROR_TIMEOUT: return "Timeout";
     case NVML_ERROR_GPU_IS_LOST: return "GPU is lost";
+    case NVML_ERROR_LIB_RM_VERSION_MISMATCH: return "Driver/library version mismatch";
     case NVML_ERROR_MEMORY: return "Insufficient Memory";
     case NVML_ERROR_ARGUMENT_VERSION_MISMATCH: return "Argument version mismatch";
     default: return "Unknown Error";
@@ -311,7 +312,8 @@ EXPORT nvmlReturn_t nvmlDeviceGetDecoderUtilization(nvmlDevice_t device, unsigne
     return coder_utilization(device, percent, period_us);
 }
 
-EXPORT nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v3(nvmlDevice_t device, unsigned *count, nvmlProcessInfo_t *out)
+/* A whole GPU lists the processes of its instances too; a pid may be on several lists. */
+static nvmlReturn_t processes(nvmlDevice_t device, enum kind kind, unsigned *count, nvmlProcessInfo_t *out)
 {
     struct view v;
     struct topology t;
@@ -323,13 +325,14 @@ EXPORT nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v3(nvmlDevice_t device,
         return result;
     for (unsigned i = 0; i < t.process_count; i++) {
         const struct process *p = &t.processes[i];
-        if (p->gpu != v.gpu_number || (v.is_mig && p->gi != (int)v.instance.gi) || !process_lives(p))
+        if (p->gpu != v.gpu_number || p->kind != kind || (v.is_mig && p->gi != (int)v.instance.gi) || !process_lives(p))
             continue;
         if (out != NULL && found < *count)
-            out[found] = (nvmlProcessInfo_t){.pid = p->pid,
-                                             .used_gpu_memory = p->mem_mib * MIB,
-                                             .gpu_instance_id = p->gi < 0 ? NO_INSTANCE : (unsigned)p->gi,
-                                             .compute_instance_id = p->gi < 0 ? NO_INSTANCE : 0};
+            out[found] = (nvmlProcessInfo_t){
+                .pid = p->pid,
+                .used_gpu_memory = p->mem_mib == NOT_OFFERED ? NOT_AVAILABLE : (unsigned long long)p->mem_mib * MIB,
+                .gpu_instance_id = p->gi < 0 ? NO_INSTANCE : (unsigned)p->gi,
+                .compute_instance_id = p->gi < 0 ? NO_INSTANCE : 0};
         found++;
     }
     result = found > *count ? NVML_ERROR_INSUFFICIENT_SIZE : NVML_SUCCESS;
@@ -337,26 +340,13 @@ EXPORT nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v3(nvmlDevice_t device,
     return result;
 }
 
-EXPORT nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v2(nvmlDevice_t device, unsigned *count, nvmlProcessInfo_t *out)
-{
-    return nvmlDeviceGetComputeRunningProcesses_v3(device, count, out);
-}
+#define PROCESSES(call, kind)                                                                                          \
+    EXPORT nvmlReturn_t call(nvmlDevice_t device, unsigned *count, nvmlProcessInfo_t *out)                             \
+    {                                                                                                                  \
+        return processes(device, kind, count, out);                                                                    \
+    }
 
-static nvmlReturn_t no_processes(nvmlDevice_t device, unsigned *count)
-{
-    struct view v;
-    *count = 0;
-    return look(device, &v);
-}
-
-EXPORT nvmlReturn_t nvmlDeviceGetGraphicsRunningProcesses_v3(nvmlDevice_t device, unsigned *count, nvmlProcessInfo_t *out)
-{
-    (void)out;
-    return no_processes(device, count);
-}
-
-EXPORT nvmlReturn_t nvmlDeviceGetMPSComputeRunningProcesses_v3(nvmlDevice_t device, unsigned *count, nvmlProcessInfo_t *out)
-{
-    (void)out;
-    return no_processes(device, count);
-}
+PROCESSES(nvmlDeviceGetComputeRunningProcesses_v2, KIND_COMPUTE)
+PROCESSES(nvmlDeviceGetComputeRunningProcesses_v3, KIND_COMPUTE)
+PROCESSES(nvmlDeviceGetGraphicsRunningProcesses_v3, KIND_GRAPHICS)
+PROCESSES(nvmlDeviceGetMPSComputeRunningProcesses_v3, KIND_MPS)

@@ -1,22 +1,37 @@
-"""A program that uses NVML: evaluates one expression a line from stdin and answers with one JSON line.
+"""A program that uses NVML, and our reader on it: evaluates one expression a line of stdin, answers with one JSON line.
 
 It runs in a process of its own, since the library is found by the loader and a call may hang.
 """
 
 import json
+import os
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import pynvml
 
-from ds01.common.adapters.nvml import NvmlReader
+from ds01.common.adapters.nvml import NvmlReader, XidEvents
 from ds01.common.errors import Unavailable
+from ds01.nvml.checkup import Checkup
+from ds01.nvml.notes import XidNotes
+from ds01.nvml.watch import XidWatch
 
 reader = NvmlReader()
+notes = XidNotes(Path(os.environ["FAKEGPU_NOTES"]))
+checkup = Checkup(reader, notes)
 
 
 def inventory() -> object:
-    return asdict(reader.inventory())
+    return asdict(checkup.inventory())
+
+
+def processes() -> object:
+    return asdict(reader.processes())
+
+
+def watch() -> None:
+    XidWatch(XidEvents(), notes, pause_s=0.05).start()
 
 
 def gpu(index: int) -> object:

@@ -84,6 +84,25 @@ static bool number(const char *line, const char *key, unsigned *out)
     return true;
 }
 
+/* A whole number, or NOT_OFFERED. */
+static bool perhaps(const char *line, const char *key, long long *out)
+{
+    char word[40], *end;
+    if (!text(line, key, word, sizeof word))
+        return false;
+    *out = strtoll(word, &end, 10);
+    return *end == '\0' && *out >= NOT_OFFERED;
+}
+
+static bool flag(const char *line, const char *key, bool *out)
+{
+    unsigned value;
+    if (!number(line, key, &value) || value > 1)
+        return false;
+    *out = value == 1;
+    return true;
+}
+
 static bool gpu_index(const char *line, const struct topology *t, unsigned *out)
 {
     return number(line, "gpu", out) && *out < t->gpu_count;
@@ -92,7 +111,19 @@ static bool gpu_index(const char *line, const struct topology *t, unsigned *out)
 static bool parse_driver(const char *line, struct topology *t)
 {
     return text(line, "version", t->driver, sizeof t->driver) && text(line, "nvml", t->nvml, sizeof t->nvml) &&
-           number(line, "cuda", &t->cuda);
+           number(line, "cuda", &t->cuda) && flag(line, "mismatch", &t->mismatch);
+}
+
+static bool parse_health(const char *line, struct gpu *g)
+{
+    long long page_pending, recovery;
+    if (!perhaps(line, "pagepending", &page_pending) || !perhaps(line, "recovery", &recovery))
+        return false;
+    g->page_pending = (int)page_pending;
+    g->recovery = (int)recovery;
+    return whole(line, "ecc", &g->ecc_uncorrected) && flag(line, "rowpending", &g->row_pending) &&
+           flag(line, "events", &g->events) &&
+           flag(line, "rowfailed", &g->row_failed);
 }
 
 static bool parse_gpu(const char *line, struct topology *t)
@@ -110,7 +141,8 @@ static bool parse_gpu(const char *line, struct topology *t)
            number(line, "minor", &g->minor) && number(line, "util", &g->util) &&
            number(line, "memutil", &g->mem_util) && number(line, "temp", &g->temperature_c) &&
            number(line, "power", &g->power_mw) && whole(line, "mem", &g->mem_mib) &&
-           whole(line, "energy", &g->energy_mj) && real(line, "at", &g->energy_at_s);
+           whole(line, "energy", &g->energy_mj) && real(line, "at", &g->energy_at_s) &&
+           number(line, "links", &g->links) && parse_health(line, g);
 }
 
 static bool parse_instance(const char *line, struct topology *t)
@@ -133,13 +165,15 @@ static bool parse_instance(const char *line, struct topology *t)
 static bool parse_process(const char *line, struct topology *t)
 {
     double gi;
+    char kind[12];
     if (t->process_count == MAX_PROCESSES)
         return false;
     struct process *p = &t->processes[t->process_count++];
-    if (!gpu_index(line, t, &p->gpu) || !real(line, "gi", &gi))
+    if (!gpu_index(line, t, &p->gpu) || !real(line, "gi", &gi) || !text(line, "kind", kind, sizeof kind))
         return false;
     p->gi = (int)gi;
-    return number(line, "pid", &p->pid) && whole(line, "mem", &p->mem_mib);
+    p->kind = strcmp(kind, "graphics") == 0 ? KIND_GRAPHICS : strcmp(kind, "mps") == 0 ? KIND_MPS : KIND_COMPUTE;
+    return number(line, "pid", &p->pid) && perhaps(line, "mem", &p->mem_mib);
 }
 
 static bool parse_xid(const char *line, struct topology *t)

@@ -9,7 +9,9 @@
 #define MAX_PROCESSES 256
 #define MAX_XIDS 64
 #define UUID_LENGTH 64
+#define NOT_OFFERED (-1)
 
+enum kind { KIND_COMPUTE, KIND_GRAPHICS, KIND_MPS };
 enum health { HEALTH_OK, HEALTH_LOST, HEALTH_HANG };
 
 struct instance {
@@ -28,6 +30,11 @@ struct gpu {
     unsigned util, mem_util, temperature_c, power_mw;
     unsigned long long mem_mib, energy_mj;
     double energy_at_s; /* CLOCK_BOOTTIME at which energy_mj was true */
+    unsigned long long ecc_uncorrected;
+    bool row_pending, row_failed;
+    int page_pending, recovery; /* NOT_OFFERED: this GPU or driver has no such thing */
+    bool events;
+    unsigned links;             /* bit N: NVLink leads to GPU N */
     char uuid[UUID_LENGTH];
     char serial[24];
     unsigned instance_count;
@@ -38,7 +45,8 @@ struct process {
     unsigned gpu;
     int gi; /* -1: on the whole GPU */
     unsigned pid;
-    unsigned long long mem_mib;
+    long long mem_mib; /* NOT_OFFERED: the driver does not tell */
+    enum kind kind;
 };
 
 struct xid {
@@ -48,6 +56,7 @@ struct xid {
 
 struct topology {
     char driver[32], nvml[32];
+    bool mismatch; /* the library belongs to another version than the loaded module */
     unsigned cuda;
     unsigned gpu_count, process_count, xid_count;
     struct gpu gpus[MAX_GPUS];

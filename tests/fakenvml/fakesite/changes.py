@@ -7,8 +7,23 @@ from dataclasses import replace
 
 from .errors import SiteError
 from .profiles import Layout, place
-from .topology import BUSY_POWER_MW, GPU_MEMORY_MIB, KEPT_XIDS, Gpu, Instance, Process, State, Topology, Xid, power_for
+from .topology import (
+    BUSY_POWER_MW,
+    GPU_MEMORY_MIB,
+    KEPT_XIDS,
+    NOT_OFFERED,
+    Gpu,
+    Instance,
+    Kind,
+    Process,
+    State,
+    Topology,
+    Xid,
+    power_for,
+)
 
+MEMORY_ERRORS = ("ecc", "rowpending", "rowfailed", "pagepending")
+RECOVERY = {"not-offered": NOT_OFFERED, "none": 0, "reset": 1, "reboot": 2, "drain-p2p": 3, "drain-and-reset": 4}
 LIMITS = {"util": 100, "memutil": 100, "mem": GPU_MEMORY_MIB, "temp": 110, "power": BUSY_POWER_MW // 1000}
 
 
@@ -21,7 +36,8 @@ def _gpu(index: int, layout: Layout, seed: str, now_s: float) -> Gpu:
     digest = hashlib.sha256(f"{seed}/{index}".encode()).digest()
     name = uuid.UUID(bytes=digest[:16], version=4)
     serial = f"13{int.from_bytes(digest[16:20]) % 10**11:011d}"
-    return Gpu(index, f"GPU-{name}", serial, minor=index, mig=int(layout.mig), at=round(now_s, 3))
+    links = sum(1 << other for other in layout.links)
+    return Gpu(index, f"GPU-{name}", serial, minor=index, mig=int(layout.mig), at=round(now_s, 3), links=links)
 
 
 def instances_in(layouts: tuple[Layout, ...]) -> int:
@@ -95,6 +111,40 @@ def health_set(topology: Topology, gpu: int, state: State) -> Topology:
     return topology.with_gpu(replace(topology.gpu(gpu), state=state))
 
 
+def was_reset(topology: Topology, gpu: int, now_s: float) -> Topology:
+    """After `nvidia-smi --gpu-reset`: counters begin anew, the GPU answers, its instances are gone.
+
+    Rows that could not be remapped stay so.
+    """
+    old = topology.gpu(gpu)
+    fresh = replace(
+        Gpu(old.index, old.uuid, old.serial, old.minor, mig=old.mig, at=round(now_s, 3)),
+        rowfailed=old.rowfailed,
+        pagepending=min(old.pagepending, 0),
+        recovery=min(old.recovery, 0),
+        links=old.links,
+        events=old.events,
+    )
+    others = tuple(instance for instance in topology.instances if instance.gpu != gpu)
+    gone = tuple(process for process in topology.processes if process.gpu != gpu)
+    return replace(topology.with_gpu(fresh), instances=others, processes=gone)
+
+
+def memory_errors_set(topology: Topology, gpu: int, settings: dict[str, int]) -> Topology:
+    """What NVML says of the GPU's memory: `ecc`, `rowpending`, `rowfailed`, `pagepending`."""
+    for key in settings:
+        if key not in MEMORY_ERRORS:
+            raise SiteError(f"can't set '{key}': known are {', '.join(MEMORY_ERRORS)}")
+    return topology.with_gpu(replace(topology.gpu(gpu), **settings))
+
+
+def recovery_set(topology: Topology, gpu: int, action: str) -> Topology:
+    """What the driver says must be done with the GPU; `not-offered` is a driver before R565."""
+    if action not in RECOVERY:
+        raise SiteError(f"'{action}' is no recovery action: write one of {', '.join(RECOVERY)}")
+    return topology.with_gpu(replace(topology.gpu(gpu), recovery=RECOVERY[action]))
+
+
 def xid_added(topology: Topology, gpu: int, code: int) -> Topology:
     """One more Xid error; only the newest are kept, as in a ring."""
     seq = topology.xids[-1].seq + 1 if topology.xids else 1
@@ -102,13 +152,13 @@ def xid_added(topology: Topology, gpu: int, code: int) -> Topology:
     return replace(topology, xids=xids[-KEPT_XIDS:])
 
 
-def process_added(topology: Topology, target: str, pid: int, mem_mib: int) -> Topology:
-    """A compute process on a whole GPU or on an instance; the same pid there is replaced."""
+def process_added(topology: Topology, target: str, pid: int, mem_mib: int, kind: Kind = Kind.COMPUTE) -> Topology:
+    """A process on a whole GPU or on an instance; the same pid there is replaced, unless on another list."""
     gpu, instance = parse_target(topology, target)
     if gpu.mig and instance is None:
         raise SiteError(f"GPU {gpu.index} is in MIG mode: a process runs on an instance, such as '{gpu.index}:0'")
-    process = Process(gpu.index, instance.gi if instance is not None else -1, pid, mem_mib)
-    others = (p for p in topology.processes if (p.gpu, p.gi, p.pid) != (process.gpu, process.gi, pid))
+    process = Process(gpu.index, instance.gi if instance is not None else -1, pid, mem_mib, kind)
+    others = (p for p in topology.processes if replace(p, mem=mem_mib) != process)
     return replace(topology, processes=(*others, process))
 
 

@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from . import cdi, changes, nodes
 from .errors import SiteError
 from .profiles import Layout, parse_layout
 from .site import Site, configured, load, now_s, offer_library, only_writer, save, seed, take_mig_minors, write_whole
-from .topology import State, Topology
+from .topology import NOT_OFFERED, Kind, State, Topology
 
 
 def boot(site: Site) -> None:
@@ -44,11 +44,24 @@ def mig(site: Site, gpu: int, layout: Layout) -> None:
     _rebuild(site, {gpu: layout})
 
 
+def reset(site: Site, gpu: int) -> None:
+    """As `nvidia-smi --gpu-reset`. The real one also refuses while a program has NVML open on the GPU."""
+    topology = load(site)
+    _refuse_busy(topology, {gpu}, "it can't be reset")
+    save(site, changes.was_reset(topology, gpu, now_s()))
+    nodes.make(site.dev, load(site))
+    write_cdi(site)
+
+
+def _refuse_busy(topology: Topology, gpus: Collection[int], so: str) -> None:
+    busy = [p for p in topology.processes if p.gpu in gpus and Path(f"/proc/{p.pid}").exists()]
+    if busy:
+        raise SiteError(f"GPU {busy[0].gpu} is in use by process {busy[0].pid}: {so}")
+
+
 def _rebuild(site: Site, layouts: dict[int, Layout]) -> None:
     topology = load(site)
-    busy = [p for p in topology.processes if p.gpu in layouts and Path(f"/proc/{p.pid}").exists()]
-    if busy:
-        raise SiteError(f"GPU {busy[0].gpu} is in use by process {busy[0].pid}: its instances can't be changed")
+    _refuse_busy(topology, layouts, "its instances can't be changed")
     topology = replace(topology, processes=tuple(p for p in topology.processes if p.gpu not in layouts))
     first = take_mig_minors(site, 2 * changes.instances_in(tuple(layouts.values())))
     topology = changes.rebuilt(topology, layouts, first, lambda: str(uuid.uuid4()))
@@ -98,10 +111,19 @@ def _process(site: Site, words: list[str]) -> None:
     match words:
         case ["clear"]:
             _change(site, changes.processes_cleared)
-        case [target, pid, mem] if pid.isdecimal() and mem.isdecimal():
-            _change(site, lambda t: changes.process_added(t, target, int(pid), int(mem)))
+        case [target, pid, mem, *kind] if pid.isdecimal() and (mem.isdecimal() or mem == "unknown") and len(kind) < 2:
+            mem_mib = NOT_OFFERED if mem == "unknown" else int(mem)
+            _change(site, lambda t: changes.process_added(t, target, int(pid), mem_mib, _kind(kind)))
         case _:
-            raise SiteError("write 'process GPU[:INSTANCE] PID MEM_MIB' or 'process clear'")
+            raise SiteError("write 'process GPU[:INSTANCE] PID MEM_MIB|unknown [KIND]' or 'process clear'")
+
+
+def _kind(words: list[str]) -> Kind:
+    if not words:
+        return Kind.COMPUTE
+    if words[0] not in set(Kind):
+        raise SiteError(f"'{words[0]}' is no kind of process: write {', '.join(Kind)}")
+    return Kind(words[0])
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -120,6 +142,18 @@ def run(arguments: argparse.Namespace) -> None:
             _change(site, lambda t: changes.gauges_set(t, arguments.target, settings, now_s()))
         case "lost" | "hang" | "ok" as state:
             _change(site, lambda t: changes.health_set(t, arguments.gpu, State(state)))
+        case "reset":
+            reset(site, arguments.gpu)
+        case "ecc":
+            settings = _settings(arguments.settings)
+            _change(site, lambda t: changes.memory_errors_set(t, arguments.gpu, settings))
+        case "recovery":
+            _change(site, lambda t: changes.recovery_set(t, arguments.gpu, arguments.action))
+        case "events":
+            events = int(arguments.switch == "on")
+            _change(site, lambda t: t.with_gpu(replace(t.gpu(arguments.gpu), events=events)))
+        case "driver-mismatch":
+            _change(site, lambda t: replace(t, mismatch=arguments.switch == "on"))
         case "xid":
             _change(site, lambda t: changes.xid_added(t, arguments.gpu, arguments.code))
         case "process":
@@ -143,10 +177,22 @@ def parser() -> argparse.ArgumentParser:
     gauges.add_argument("settings", nargs="+")
     for state in State:
         commands.add_parser(state, help=f"make a GPU {state}").add_argument("gpu", type=int)
+    commands.add_parser("reset", help="as nvidia-smi --gpu-reset: instances are gone").add_argument("gpu", type=int)
+    ecc = commands.add_parser("ecc", help="memory errors: ecc=COUNT rowpending=1 rowfailed=1 pagepending=1")
+    ecc.add_argument("gpu", type=int)
+    ecc.add_argument("settings", nargs="+")
+    recovery = commands.add_parser("recovery", help="what the driver asks for: " + ", ".join(changes.RECOVERY))
+    recovery.add_argument("gpu", type=int)
+    recovery.add_argument("action")
+    events = commands.add_parser("events", help="whether the GPU supports NVML's events")
+    events.add_argument("gpu", type=int)
+    events.add_argument("switch", choices=("on", "off"))
+    mismatch = commands.add_parser("driver-mismatch", help="library and module differ: nvmlInit is refused")
+    mismatch.add_argument("switch", choices=("on", "off"))
     xid = commands.add_parser("xid", help="raise an Xid event")
     xid.add_argument("gpu", type=int)
     xid.add_argument("code", type=int)
-    process = commands.add_parser("process", help="GPU[:INSTANCE] PID MEM_MIB, or clear")
+    process = commands.add_parser("process", help="GPU[:INSTANCE] PID MEM_MIB|unknown [KIND], or clear")
     process.add_argument("words", nargs="+")
     commands.add_parser("status", help="show what is there").add_argument("--json", action="store_true")
     return top

@@ -1,6 +1,6 @@
 """MIG profiles of the A100 40 GB, where instances may lie, and the text that describes a host's GPUs. Pure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .errors import SiteError
 
@@ -33,6 +33,7 @@ class Layout:
 
     mig: bool
     profiles: tuple[str, ...] = ()
+    links: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +46,26 @@ class Placed:
 
 
 def parse_host(spec: str) -> tuple[Layout, ...]:
-    """The layouts of all GPUs, as in `3x2g.10gb,full`; `none` is a host without GPUs."""
-    if spec.strip() == "none":
+    """The layouts of all GPUs, as in `3x2g.10gb,full`; `none` is a host without GPUs.
+
+    `full,full,full nvlink=0-1,1-2` also says which pairs NVLink joins.
+    """
+    layouts, _, links = spec.partition(" nvlink=")
+    if layouts.strip() == "none":
         return ()
-    return tuple(parse_layout(word) for word in spec.split(","))
+    found = [parse_layout(word) for word in layouts.split(",")]
+    for word in links.split(",") if links.strip() else ():
+        one, other = _pair(word.strip(), len(found))
+        found[one] = replace(found[one], links=found[one].links | {other})
+        found[other] = replace(found[other], links=found[other].links | {one})
+    return tuple(found)
+
+
+def _pair(word: str, count: int) -> tuple[int, int]:
+    one, _, other = word.partition("-")
+    if not (one.isdecimal() and other.isdecimal()) or one == other or max(int(one), int(other)) >= count:
+        raise SiteError(f"'{word}' joins no two of {count} GPUs: write nvlink=0-1,2-3")
+    return int(one), int(other)
 
 
 def parse_layout(word: str) -> Layout:

@@ -10,6 +10,7 @@ from .errors import SiteError
 DRIVER_VERSION = "570.124.06"
 GPU_MEMORY_MIB = 40960
 KEPT_XIDS = 64
+NOT_OFFERED = -1
 IDLE_POWER_MW = 52_000
 BUSY_POWER_MW = 400_000
 
@@ -20,8 +21,22 @@ class State(StrEnum):
     HANG = "hang"
 
 
+class Kind(StrEnum):
+    """Which of NVML's lists of processes one is on."""
+
+    COMPUTE = "compute"
+    GRAPHICS = "graphics"
+    MPS = "mps"
+
+
 @dataclass(frozen=True, slots=True)
 class Gpu:
+    """`links` has bit N set where NVLink leads to GPU N.
+
+    `ecc` counts the uncorrectable errors since the driver was loaded, `recovery` is NVML_GPU_RECOVERY_ACTION_*, and
+    NOT_OFFERED stands for what this GPU or driver does not know.
+    """
+
     index: int
     uuid: str
     serial: str
@@ -35,6 +50,13 @@ class Gpu:
     power: int = IDLE_POWER_MW
     energy: int = 0
     at: float = 0.0
+    ecc: int = 0
+    rowpending: int = 0
+    rowfailed: int = 0
+    pagepending: int = NOT_OFFERED
+    recovery: int = 0
+    links: int = 0
+    events: int = 1
 
     def energy_at(self, now_s: float) -> int:
         """Millijoules since the driver was loaded, as the library counts them."""
@@ -56,12 +78,13 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A compute process; `gi` is -1 on a whole GPU."""
+    """`gi` is -1 on a whole GPU, `mem` in MiB or NOT_OFFERED, `kind` as in NVML's lists."""
 
     gpu: int
     gi: int
     pid: int
     mem: int
+    kind: Kind = Kind.COMPUTE
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +100,7 @@ class Topology:
     instances: tuple[Instance, ...] = ()
     processes: tuple[Process, ...] = ()
     xids: tuple[Xid, ...] = ()
+    mismatch: bool = False
 
     def gpu(self, index: int) -> Gpu:
         if not 0 <= index < len(self.gpus):
@@ -97,6 +121,7 @@ _CONVERT: dict[str, Callable[[str], object]] = {
     "serial": str,
     "profile": str,
     "state": State,
+    "kind": Kind,
     "at": float,
 }
 _Record = TypeVar("_Record")
@@ -106,7 +131,7 @@ def render(topology: Topology) -> str:
     """The file's text; GPUs come before what refers to them."""
     lines = [
         "# The simulated driver's state: changed by fakegpu, read by libnvidia-ml.so.1.",
-        f"driver version={DRIVER_VERSION} nvml=12.{DRIVER_VERSION} cuda=12080",
+        f"driver version={DRIVER_VERSION} nvml=12.{DRIVER_VERSION} cuda=12080 mismatch={int(topology.mismatch)}",
     ]
     records: list[Gpu | Instance | Process | Xid] = [*topology.gpus, *topology.instances]
     records += [*topology.processes, *topology.xids]
@@ -122,11 +147,14 @@ def _line(record: Gpu | Instance | Process | Xid) -> str:
 def parse(text: str) -> Topology:
     """The inverse of `render`."""
     found: dict[str, list[Any]] = {kind: [] for kind in _KINDS}
+    mismatch = False
     for line in text.splitlines():
         kind, *words = line.split()
         if kind in _KINDS:
             found[kind].append(_record(_KINDS[kind], dict(word.split("=", 1) for word in words)))
-    return Topology(*(tuple(found[kind]) for kind in _KINDS))
+        elif kind == "driver":
+            mismatch = "mismatch=1" in words
+    return Topology(*(tuple(found[kind]) for kind in _KINDS), mismatch=mismatch)
 
 
 def _record(kind: type[_Record], words: dict[str, str]) -> _Record:

@@ -100,7 +100,7 @@ def test_what_is_no_machine_is_wrong_usage(site: Site, machine: str) -> None:
     ("yaml", "named"),
     [
         ("defaults: {idle_timeout: 1h}", "idle_timeout"),
-        ("groups: {a: {priority: 200, memory: 1GiB}}", "priority"),
+        ("groups: {a: {max_networks: 3, memory: 1GiB}}", "max_networks"),
         ("user_overrides: {root: {max_networks: 3, idle_timeout: 1h}}", "idle_timeout, max_networks"),
         ("policies: {idle_action: park}", "policies.idle_action"),
         ("binds: {~/x: ro}", "binds"),

@@ -12,7 +12,7 @@ from ds01.common.xids import XIDS, describe, fatal
     [
         (46, "Xid 46 (the GPU stopped processing)"),
         (48, "Xid 48 (double-bit ECC error)"),
-        (62, "Xid 62 (the GPU's power management unit halted)"),
+        (62, "Xid 62 (the GPU's internal micro-controller halted)"),
         (64, "Xid 64 (a row of memory could not be remapped, or a page not be retired)"),
         (74, "Xid 74 (NVLink error)"),
         (79, "Xid 79 (the GPU has fallen off the bus)"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -11,7 +12,7 @@ from fakesite import cdi, changes
 from fakesite.errors import SiteError
 from fakesite.nodes import check_majors, wanted
 from fakesite.profiles import parse_host
-from fakesite.topology import Topology, parse, render
+from fakesite.topology import NOT_OFFERED, Kind, State, Topology, parse, render
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,7 +52,39 @@ def test_cutting_one_gpu_leaves_the_others_alone() -> None:
 def test_the_file_says_what_the_records_say() -> None:
     topology = changes.xid_added(default_topology(), 1, 79)
     topology = changes.process_added(topology, "0:1", 4242, 3000)
+    topology = changes.process_added(topology, "2", 4242, NOT_OFFERED, Kind.GRAPHICS)
+    topology = changes.memory_errors_set(topology, 2, {"ecc": 3, "rowpending": 1, "pagepending": 0})
+    topology = replace(changes.recovery_set(topology, 3, "not-offered"), mismatch=True)
     assert parse(render(topology)) == topology
+
+
+def test_a_process_is_on_each_list_once() -> None:
+    topology = default_topology()
+    for kind in (Kind.COMPUTE, Kind.GRAPHICS, Kind.COMPUTE):
+        topology = changes.process_added(topology, "2", 7, 100, kind)
+    topology = changes.process_added(topology, "2", 7, 200)
+    assert sorted((p.kind, p.mem) for p in topology.processes) == [(Kind.COMPUTE, 200), (Kind.GRAPHICS, 100)]
+
+
+def test_a_reset_begins_anew_and_keeps_what_the_gpu_is() -> None:
+    before = changes.memory_errors_set(default_topology(), 0, {"ecc": 3, "rowpending": 1, "rowfailed": 1})
+    before = changes.recovery_set(changes.health_set(before, 0, State.LOST), 0, "reset")
+    after = changes.was_reset(before, 0, 500.0)
+    gpu, old = after.gpu(0), before.gpu(0)
+    assert (gpu.uuid, gpu.serial, gpu.minor, gpu.mig) == (old.uuid, old.serial, old.minor, 1)
+    assert (gpu.state, gpu.ecc, gpu.rowpending, gpu.rowfailed, gpu.recovery) == (State.OK, 0, 0, 1, 0)
+    assert gpu.energy_at(500.0) == 0 < old.energy_at(500.0)
+    assert after.of(0) == ()
+    assert after.of(1) == before.of(1)
+
+
+def test_words_for_memory_and_recovery_are_checked() -> None:
+    for change in (
+        lambda: changes.memory_errors_set(default_topology(), 0, {"mem": 1}),
+        lambda: changes.recovery_set(default_topology(), 0, "magic"),
+    ):
+        with pytest.raises(SiteError):
+            change()
 
 
 @given(st.lists(st.tuples(st.integers(0, 100), st.floats(0.001, 1e6)), max_size=20))

@@ -71,6 +71,19 @@ def test_a_gpu_in_use_is_not_cut(host: FakeHost) -> None:
     host.fakegpu("mig", "0", "full")
 
 
+def test_a_gpu_in_use_is_not_reset(host: FakeHost) -> None:
+    host.fakegpu("process", "0:1", str(os.getpid()), "100")
+    assert "it can't be reset" in host.attempt("reset", "0").stderr
+    host.fakegpu("process", "clear")
+    host.fakegpu("reset", "0")
+    status = host.status()
+    assert {i["gpu"] for i in status["instances"]} == {1}
+    assert not any(i["uuid"] not in (host.root / "etc/cdi/nvidia.yaml").read_text() for i in status["instances"])
+    assert (host.root / "etc/cdi/nvidia.yaml").read_text().count('name: "0:') == 0
+    host.fakegpu("mig-apply")
+    assert len(host.status()["instances"]) == 6
+
+
 def test_a_host_without_gpus_has_no_library_nodes_or_cdi_file(host: FakeHost) -> None:
     folder = host.root / "usr/lib/x86_64-linux-gnu"
     folder.mkdir(parents=True)
@@ -104,7 +117,17 @@ def test_without_root_it_says_so() -> None:
 
 
 def test_wrong_words_are_answered_with_what_to_write(host: FakeHost) -> None:
-    for words in (["set", "2", "util"], ["process", "0"], ["lost", "7"], ["mig", "0", "3x9g.90gb"], ["xid", "9", "79"]):
+    for words in (
+        ["set", "2", "util"],
+        ["process", "0"],
+        ["process", "2", "1", "1", "other"],
+        ["lost", "7"],
+        ["mig", "0", "3x9g.90gb"],
+        ["xid", "9", "79"],
+        ["reset", "9"],
+        ["ecc", "2", "mem=1"],
+        ["recovery", "2", "magic"],
+    ):
         refused = host.attempt(*words)
         assert refused.returncode == 1
         assert refused.stderr.startswith("fakegpu: ")

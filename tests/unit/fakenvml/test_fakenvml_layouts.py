@@ -21,6 +21,17 @@ def test_none_is_a_host_without_gpus() -> None:
     assert parse_host("none") == ()
 
 
+def test_host_text_names_the_pairs_that_nvlink_joins() -> None:
+    assert [layout.links for layout in parse_host("full,mig,full nvlink=0-1,1-2")] == [{1}, {0, 2}, {1}]
+    assert [layout.links for layout in parse_host("full,full")] == [frozenset(), frozenset()]
+
+
+@pytest.mark.parametrize("links", ["0-0", "0-2", "0", "a-b", "0-1,"])
+def test_pairs_that_are_none_are_refused(links: str) -> None:
+    with pytest.raises(SiteError, match="joins no two of 2 GPUs"):
+        parse_host(f"full,full nvlink={links}")
+
+
 @pytest.mark.parametrize("text", ["", "2g.10gb", "0x2g.10gb", "xx2g.10gb", "3x2g.20gb", "1x2g.10gb+", "-1x2g.10gb"])
 def test_other_words_are_refused(text: str) -> None:
     with pytest.raises(SiteError, match="is not a layout"):

@@ -71,7 +71,7 @@ def test_a_lost_gpu_keeps_its_name_and_says_why(host: FakeHost) -> None:
     assert gpus[0] == {
         **good[0],
         "usable": False,
-        "reason": "NVML answers 'GPU is lost' for GPU 0",
+        "reason": "GPU 0 is lost: it has fallen off the bus or can't be reached; reset it or reboot",
         "instances": [],
     }
     assert gpus[1:] == good[1:]
@@ -83,7 +83,7 @@ def test_a_gpu_that_was_never_read_is_listed_without_a_uuid(host: FakeHost) -> N
     host.fakegpu("lost", "3")
     gpu = host.probe().value("inventory()")["gpus"][3]
     assert (gpu["index"], gpu["uuid"], gpu["minor"], gpu["usable"]) == (3, "", -1, False)
-    assert "GPU is lost" in gpu["reason"]
+    assert gpu["reason"].startswith("GPU 3 is lost: ")
 
 
 def test_a_hanging_gpu_holds_the_reading_until_it_answers(host: FakeHost) -> None:
@@ -99,7 +99,8 @@ def test_a_hanging_gpu_holds_the_reading_until_it_answers(host: FakeHost) -> Non
 def test_without_a_library_the_gpus_are_unavailable(host: FakeHost, tmp_path: Path) -> None:
     answer = host.probe(library_folder=tmp_path).ask("inventory()")
     assert answer == {
-        "unavailable": "there is no NVIDIA driver to ask: NVML Shared Library Not Found; see 'nvidia-smi'"
+        "unavailable": "the NVIDIA driver can't be asked: its library 'libnvidia-ml.so.1' is missing;"
+        " install the driver"
     }
 
 
@@ -107,7 +108,9 @@ def test_without_a_driver_the_gpus_are_unavailable_until_it_is_loaded(host: Fake
     host.configure("none")
     host.boot()
     probe = host.probe()
-    assert probe.ask("inventory()")["unavailable"].startswith("there is no NVIDIA driver to ask: Driver Not Loaded")
+    assert probe.ask("inventory()") == {
+        "unavailable": "the NVIDIA driver can't be asked: it is not loaded; run 'modprobe nvidia', or see 'dkms status'"
+    }
     host.configure("full")
     host.boot()
     assert len(probe.value("inventory()")["gpus"]) == 1
@@ -122,3 +125,50 @@ def test_a_driver_that_was_unloaded_and_loaded_again_is_read(host: FakeHost) -> 
     host.configure("3x2g.10gb")
     host.boot()
     assert len(probe.value("inventory()")["gpus"][0]["instances"]) == 3
+
+
+def test_a_driver_that_was_upgraded_and_not_reloaded_says_what_to_do(host: FakeHost) -> None:
+    host.fakegpu("driver-mismatch", "on")
+    probe = host.probe()
+    assert probe.ask("inventory()") == {
+        "unavailable": "the NVIDIA driver can't be asked: it was upgraded and not reloaded, so that its library and the"
+        " kernel module differ; reboot"
+    }
+    host.fakegpu("driver-mismatch", "off")
+    assert len(probe.value("inventory()")["gpus"]) == 4
+
+
+def test_a_reading_closes_the_library_that_it_opened(host: FakeHost) -> None:
+    probe = host.probe()
+    for reading in ("inventory()", "processes()"):
+        probe.value(reading)
+        host.fakegpu("driver-mismatch", "on")
+        assert "unavailable" in probe.ask(reading)
+        host.fakegpu("driver-mismatch", "off")
+
+
+def test_a_gpu_in_the_place_of_another_does_not_get_its_name(host: FakeHost) -> None:
+    probe = host.probe()
+    probe.value("inventory()")
+    host.configure("full,full")
+    host.boot()
+    host.fakegpu("lost", "0")
+    assert probe.value("inventory()")["gpus"][0]["uuid"] == ""
+
+
+def test_nvlink_is_told_from_both_ends_and_not_in_mig_mode(host: FakeHost) -> None:
+    host.configure("full,full,3x2g.10gb,full nvlink=0-1,1-2,1-3")
+    host.boot()
+    probe = host.probe()
+    assert [gpu["links"] for gpu in probe.value("inventory()")["gpus"]] == [[1], [0, 3], [], [1]]
+    host.fakegpu("mig", "2", "full")
+    assert [gpu["links"] for gpu in probe.value("inventory()")["gpus"]] == [[1], [0, 2, 3], [1], [1]]
+
+
+def test_no_link_leads_to_a_lost_gpu(host: FakeHost) -> None:
+    host.configure("full,full,full nvlink=0-1,1-2")
+    host.boot()
+    probe = host.probe()
+    host.fakegpu("lost", "1")
+    gpus = probe.value("inventory()")["gpus"]
+    assert [(gpu["links"], gpu["usable"]) for gpu in gpus] == [([], True), ([], False), ([], True)]

@@ -61,3 +61,18 @@ def test_what_the_reader_says_is_passed_on() -> None:
                 await reading.value()
 
     asyncio.run(scene())
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_call_that_outlives_the_service_says_nothing() -> None:
+    gate = threading.Event()
+
+    async def scene() -> None:
+        with pytest.raises(Unavailable):
+            await OneReading(lambda: gate.wait(20), timeout_s=0.05).value()
+
+    asyncio.run(scene())
+    gate.set()
+    for thread in threading.enumerate():
+        if thread.name == "nvml":
+            thread.join(20)
