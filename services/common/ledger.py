@@ -38,6 +38,12 @@ KEPT_S = 400 * 86400.0
 KEPT_NOES = 2000
 """How many denials and refusals are kept of each user: whoever asks in a loop must not fill the disk."""
 
+KEPT_OF_USER = 20_000
+KEPT_LEASES = 2000
+"""How many events, and how many leases that have ended, are kept of each user, about: looked at every SWEEP events."""
+
+SWEEP = 256
+
 _NOES = ("gpu.denied", "access.refused")
 
 _SCHEMA = """
@@ -59,6 +65,8 @@ CREATE TABLE IF NOT EXISTS record (
 ) STRICT;
 CREATE INDEX IF NOT EXISTS record_at ON record (at);
 CREATE INDEX IF NOT EXISTS record_of ON record (event, uid);
+CREATE INDEX IF NOT EXISTS record_by ON record (uid, id);
+CREATE INDEX IF NOT EXISTS lease_by ON lease (uid, state, since);
 CREATE TABLE IF NOT EXISTS waiter (
     uid INTEGER NOT NULL, request_id TEXT NOT NULL, user TEXT NOT NULL, grp TEXT NOT NULL, request TEXT NOT NULL,
     name TEXT NOT NULL, kind TEXT NOT NULL, since REAL NOT NULL, until REAL, PRIMARY KEY (uid, request_id)
@@ -88,6 +96,16 @@ INSERT INTO record (at, event, uid, user, lease, gpu, container, reason, detail)
 _KEEP_FEW = """
 DELETE FROM record WHERE event = :event AND uid = :uid AND id <= (
     SELECT id FROM record WHERE event = :event AND uid = :uid ORDER BY id DESC LIMIT 1 OFFSET :kept)
+"""
+
+_KEEP_EVENTS = """
+DELETE FROM record WHERE uid = :uid AND id <= (
+    SELECT id FROM record WHERE uid = :uid ORDER BY id DESC LIMIT 1 OFFSET :kept)
+"""
+
+_KEEP_LEASES = """
+DELETE FROM lease WHERE uid = :uid AND state = 'released' AND since <= (
+    SELECT since FROM lease WHERE uid = :uid AND state = 'released' ORDER BY since DESC LIMIT 1 OFFSET :kept)
 """
 
 
@@ -247,6 +265,9 @@ class Ledger:
         )
         if event.name in _NOES:
             cursor.execute(_KEEP_FEW, {"event": event.name, "uid": event.uid, "kept": KEPT_NOES})
+        if event.uid is not None and (cursor.lastrowid or 0) % SWEEP == 0:
+            cursor.execute(_KEEP_EVENTS, {"uid": event.uid, "kept": KEPT_OF_USER})
+            cursor.execute(_KEEP_LEASES, {"uid": event.uid, "kept": KEPT_LEASES})
 
     def _leases(self, where: str, arguments: Iterable[object]) -> tuple[Lease, ...]:
         rows = self._read(

@@ -82,7 +82,7 @@ async def start(stack: AsyncExitStack) -> str:
     ledger, problem = open_ledger()
     book = Book(ledger, devices, log, time.time, lambda: policy.current().policies.fair_share_half_life_s)
     stack.callback(book.close)
-    stock = Stock(read_inventory, log, book.see_units)
+    stock = Stock(read_inventory, log, book.see_units, lambda: book.leases)
     facts = Facts(book, stock, policy, account, time.time)
     if problem:
         facts.ledger_problem, book.is_known = problem, False

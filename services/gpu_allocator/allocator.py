@@ -116,6 +116,10 @@ class Allocator:
 
     async def run(self, peer: Peer, wish: HostWish, link: Link) -> Verdict:
         """A lease for the calling process, which is in its scope when this returns."""
+        if peer.service:
+            raise PeerRefused(
+                "a service of the system stays where systemd put it; run the program from a login session"
+            )
         inventory = await self._inventory(link)
         asker = self._facts.asker(peer.uid)
         name = wish.command[:60] if wish.command.isprintable() else "?"
@@ -123,14 +127,13 @@ class Allocator:
         request = GpuRequest(0) if wish.gpus == NO_GPU else parse_request(wish.gpus, means)
         if isinstance(request, Denied):
             return await self._denied(asker, wish.gpus, name, wish.request_id, request)
+        blank = self._blank(asker, request, wish.request_id, name, LeaseKind.HOST)
+        if not request.count:
+            return await self._hosts.start_without(blank, link), ()
         known = self._known(peer.uid, wish.request_id, str(request))
         if known is not None:
             await self._book.settled()
             return await self._hosts.start(known, link), ()
-        blank = self._blank(asker, request, wish.request_id, name, LeaseKind.HOST)
-        if not request.count:
-            await self._book.commit(Change(blank, "gpu.granted", "it asked for no GPU"))
-            return await self._hosts.start(blank, link), ()
         verdict = await self._give(Ask(request, asker, blank), inventory, wish.wait_s, link)
         if isinstance(verdict, Denied):
             return verdict

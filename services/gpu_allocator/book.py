@@ -91,6 +91,8 @@ class Book:
         self._writer = LedgerWriter(ledger, self._settle)
         self._unsettled: deque[tuple[Done, Entry]] = deque()
         self._units: tuple[Unit, ...] = ()
+        self.version = 0
+        """Grows with each change of leases, waiters or units, so that what follows from them can be kept."""
         self.is_known = True
         """False: the ledger can't be read, so the device entries stay as they are, whatever we know."""
         self._missing: Mapping[str, tuple[str, ...]] = {}
@@ -190,6 +192,7 @@ class Book:
 
     def see_units(self, units: tuple[Unit, ...]) -> None:
         """The inventory was read."""
+        self.version += units != self._units
         self._units = units
         self.publish()
 
@@ -230,6 +233,7 @@ class Book:
         done: Done = asyncio.get_running_loop().create_future()
         done.add_done_callback(_seen)
         self._now.apply(entry)
+        self.version += 1
         self._unsettled.append((done, entry))
         self._writer.write(entry)
         return done
@@ -261,6 +265,7 @@ class Book:
 
     def _take_back(self) -> None:
         """What is durable, and what has still been handed over."""
+        self.version += 1
         self._now = self._durable.copy()
         for _, entry in self._unsettled:
             self._now.apply(entry)

@@ -15,6 +15,7 @@ from ds01.common.model import Lease, LeaseKind, LeaseState, Unit, UnitKey
 from ds01.gpu_allocator.choose import named
 
 NOTHING = ("", "none", "void")
+PAST_THE_SHIM = "a container that was started past the shim has it"
 _CDI_KIND = "nvidia.com/gpu="
 
 
@@ -78,8 +79,7 @@ def occupied(found: Iterable[Foreign], units: tuple[Unit, ...]) -> dict[UnitKey,
     for one in found:
         hit = [_meant(name, units) for name in one.names]
         certain = not one.everything and all(hit)
-        why = f"container '{one.name}' was started past the shim and has it"
-        taken |= {unit.key: why for unit in (chain(*hit) if certain else units)}
+        taken |= {unit.key: PAST_THE_SHIM for unit in (chain(*hit) if certain else units)}
     return taken
 
 

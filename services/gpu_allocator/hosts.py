@@ -73,14 +73,7 @@ class Hosts:
             Unavailable: it could not be moved, and the lease has ended.
         """
         try:
-            folder = await self._ensure_slice(lease.uid)
-            pidfd = link.pidfd()
-            try:
-                properties = scope_properties(lease, self._facts.limits(lease.uid), self._facts.policies())
-                nodes = tuple((node, "rw") for node in self._nodes_of(lease))
-                await self._units.start_scope(ScopePlan(lease.scope, folder, pidfd, nodes, properties))
-            finally:
-                os.close(pidfd)
+            await self._move(lease, link)
         except Ds01Error as exc:
             await self._book.commit(release(lease, f"its program could not be started: {exc}", self._facts.now()))
             raise
@@ -88,6 +81,25 @@ class Hosts:
         active = Change(running, "gpu.activated", "its program runs")
         await self._book.commit(active)
         return active.lease
+
+    async def start_without(self, blank: Lease, link: Link) -> Lease:
+        """Move the process into a scope that may open no GPU. Nothing is leased, so nothing is kept of it.
+
+        Raises:
+            Unavailable: it could not be moved.
+        """
+        await self._move(blank, link)
+        return replace(blank, state=LeaseState.ACTIVE, until=None)
+
+    async def _move(self, lease: Lease, link: Link) -> None:
+        folder = await self._ensure_slice(lease.uid)
+        properties = scope_properties(lease, self._facts.limits(lease.uid), self._facts.policies())
+        nodes = tuple((node, "rw") for node in self._nodes_of(lease))
+        pidfd = link.pidfd()
+        try:
+            await self._units.start_scope(ScopePlan(lease.scope, folder, pidfd, nodes, properties))
+        finally:
+            os.close(pidfd)
 
     def ended(self, unit: str) -> None:
         """systemd forgot a unit ('' if some may have been missed): look soon, if it concerns us."""
@@ -144,9 +156,7 @@ class Hosts:
         """Each process on a unit that is not its own is told once."""
         leases = self._book.leases
         strangers = {(one.pid, str(one.key)): one for one in using if not is_his(one, leases)}
-        self._facts.intruded = {
-            one.key: f"process {one.pid} of {one.user} computes on it without a lease" for one in strangers.values()
-        }
+        self._facts.intruded = {one.key: "a process without a lease computes on it" for one in strangers.values()}
         for key, one in strangers.items():
             unit = next((unit for unit in self._book.units if unit.key == one.key), None)
             if key not in self._seen and unit is not None:

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from ds01.common.errors import Unavailable
 from ds01.common.events import Event, EventLog
 from ds01.common.inventory import Inventory
-from ds01.common.model import Lease, Unit, UnitKey
+from ds01.common.model import Lease, Unit
+from ds01.gpu_allocator.reports import holder
 
 MAX_AGE_S = 1.0
 """How old an inventory may be when it is decided on; a storm of requests shares one reading."""
 
 
 class Stock:
-    """What ds01-nvml said last. `seen` is told of each reading."""
+    """What ds01-nvml said last. `seen` is told of each reading; `leases` are named where a GPU is in trouble."""
 
     def __init__(
-        self, read: Callable[[], Awaitable[Inventory]], log: EventLog, seen: Callable[[tuple[Unit, ...]], None]
+        self,
+        read: Callable[[], Awaitable[Inventory]],
+        log: EventLog,
+        seen: Callable[[tuple[Unit, ...]], None],
+        leases: Callable[[], Iterable[Lease]] = tuple,
     ) -> None:
         self._read = read
         self._log = log
         self._seen = seen
+        self._leases = leases
         self._at = 0.0
         self._reading: asyncio.Task[Inventory] | None = None
         self._last: Inventory | None = None
@@ -77,14 +83,23 @@ class Stock:
         if self._is_lost or before is None or before.units != now.units:
             names = ",".join(unit.name for unit in now.units)
             self._log.emit(Event("nvml.found", f"The GPUs were read: {names or 'no unit'}", new=names))
-        for event in withheld_events({} if before is None else before.withheld, now.withheld):
+        for event in withheld_events({} if before is None else before.withheld, now.withheld, self._leases()):
             self._log.emit(event)
 
 
-def withheld_events(before: Mapping[int, str], now: Mapping[int, str]) -> list[Event]:
-    """GPUs that from now on offer nothing, and GPUs that do again."""
+def withheld_events(before: Mapping[int, str], now: Mapping[int, str], leases: Iterable[Lease]) -> list[Event]:
+    """GPUs that from now on offer nothing, with those who are on them, and GPUs that do again."""
+    on: dict[str, list[str]] = {}
+    for lease in leases:
+        for gpu in {unit.name.split(":")[0] for unit in lease.units}:
+            on.setdefault(gpu, []).append(f"{holder(lease)} of {lease.user}")
     events = [
-        Event("gpu.withheld", f"GPU {index} is given to nobody: {why}", gpu=str(index), reason=why)
+        Event(
+            "gpu.withheld",
+            f"GPU {index} is given to nobody: {why}; on it: {', '.join(on.get(str(index), ['nobody']))}",
+            gpu=str(index),
+            reason=why,
+        )
         for index, why in sorted(now.items())
         if before.get(index) != why
     ]
@@ -92,8 +107,3 @@ def withheld_events(before: Mapping[int, str], now: Mapping[int, str]) -> list[E
         Event("gpu.restored", f"GPU {index} is well again: {before[index]}", gpu=str(index), old=before[index])
         for index in sorted(set(before) - set(now))
     ]
-
-
-def unit_of(units: tuple[Unit, ...], key: UnitKey) -> Unit | None:
-    """The unit with this key, if it exists."""
-    return next((unit for unit in units if unit.key == key), None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ds01.common.model import Lease, LeasedUnit, LeaseState
@@ -47,7 +47,9 @@ def overview(viewer: Viewer, asker: Asker, world: World) -> Overview:
         "units": sorted(rows, key=_by_name),
         "used_units": usage_of(world.leases, viewer.uid).units,
         "max_units": asker.max_mig_instances,
-        "notices": [notice for lease in world.leases if lease.uid == viewer.uid for notice in _notices(lease)],
+        "notices": [
+            notice for lease in world.leases if lease.uid == viewer.uid for notice in _notices(lease, world.withheld)
+        ],
     }
 
 
@@ -63,7 +65,7 @@ def _gpu(unit: LeasedUnit) -> int:
     return int(unit.name.split(":")[0])
 
 
-def _notices(lease: Lease) -> list[str]:
+def _notices(lease: Lease, withheld: Mapping[int, str]) -> list[str]:
     """What an owner must be told of his lease."""
     match lease.state:
         case LeaseState.LOST:
@@ -77,7 +79,8 @@ def _notices(lease: Lease) -> list[str]:
                 "for another one"
             ]
         case _:
-            return []
+            troubled = {unit.name: withheld[_gpu(unit)] for unit in lease.units if _gpu(unit) in withheld}
+            return [f"GPU {name} of your {holder(lease)} is in trouble: {why}" for name, why in troubled.items()]
 
 
 def _row(viewer: Viewer, name: str, profile: str, held: tuple[Lease, LeasedUnit] | None, reason: str) -> UnitView:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from ds01.common.errors import Ds01Error, Unavailable
 from ds01.common.model import Denied, Granted, Lease, Reason, UnitKey, Waiter
+from ds01.common.rates import Rates
 from ds01.common.varlink import Link
 from ds01.gpu_allocator.facts import Facts
 from ds01.gpu_allocator.queue import MAX_WAITING_PER_USER, InLine, Plan, plan
@@ -22,6 +23,9 @@ from ds01.gpu_allocator.shares import score
 
 REJOIN_S = 30.0
 """How long a place is kept for a request that is not there: a service that restarts comes back within this."""
+
+EVENTS_PER_S, EVENTS_BURST = 0.1, 30.0
+"""How many events of one user's waiting reach the journal."""
 
 MOST_WAIT_S = 7 * 86400.0
 """Nobody waits longer than this."""
@@ -46,6 +50,8 @@ class Queue:
         self._present: dict[tuple[int, str], _Place] = {}
         self._absent: dict[tuple[int, str], float] = {}
         self._wakes = False
+        self._kept: tuple[object, Plan] | None = None
+        self._tells = Rates(EVENTS_PER_S, EVENTS_BURST)
 
     def adopt(self) -> None:
         """After a start: keep the places of those who waited before."""
@@ -75,7 +81,7 @@ class Queue:
         try:
             if known is None:
                 await self._facts.book.wait(waiter)
-                self._facts.book.note(of_waiter("queue.joined", waiter, "no unit is free"))
+                self._tell("queue.joined", waiter, "no unit is free")
             return await self._wait(known or waiter, place, link)
         finally:
             del self._present[key]
@@ -114,9 +120,15 @@ class Queue:
         return frozenset() if found is None else found.reserved
 
     def plan(self) -> Plan | None:
-        """The queue as of now; None while the GPUs are unknown."""
+        """The queue as of now, or a second ago if nothing has happened since; None while the GPUs are unknown."""
         inventory = self._facts.stock.last
-        return None if inventory is None else plan(self._lines(), self._facts.world(inventory))
+        if inventory is None:
+            return None
+        there = frozenset(key for key, place in self._present.items() if not place.turn.done())
+        stand = (self._facts.book.version, inventory, there, self._facts.bypassed, int(self._facts.now()))
+        if self._kept is None or self._kept[0] != stand:
+            self._kept = (stand, plan(self._lines(), self._facts.world(inventory)))
+        return self._kept[1]
 
     def _lines(self) -> list[InLine]:
         lines = []
@@ -154,8 +166,16 @@ class Queue:
 
     def _leave(self, waiter: Waiter, why: str) -> None:
         self._facts.book.leave(waiter)
-        self._facts.book.note(of_waiter("queue.left", waiter, why))
+        self._tell("queue.left", waiter, why)
         self.wake()
+
+    def _tell(self, name: str, waiter: Waiter, why: str) -> None:
+        """Each is a row of the ledger; who comes and goes in a loop does not fill the journal as well."""
+        event = of_waiter(name, waiter, why)
+        if self._tells.allows(waiter.uid, asyncio.get_running_loop().time()):
+            self._facts.book.note(event)
+        else:
+            self._facts.book.keep(event)
 
     def _places_of(self, uid: int) -> int:
         return sum(1 for one in self._facts.book.waiters if one.uid == uid)
