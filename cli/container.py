@@ -73,7 +73,7 @@ def retire(name: str, force: bool) -> None:
     if found["State"]["Running"] and not force:
         request("POST", f"/containers/{found['Id']}/stop", {"t": str(STOP_TIMEOUT_S)})
     request("DELETE", f"/containers/{found['Id']}", {"force": "1", "v": "1"})
-    freed = f"; GPU {', '.join(held)} is free again" if held else ""
+    freed = f"; GPU {', '.join(held)} {'is' if len(held) == 1 else 'are'} free again" if held else ""
     click.echo(f"'{name}' is retired{freed}")
 
 

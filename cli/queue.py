@@ -10,7 +10,7 @@ import click
 from ds01.cli import render
 from ds01.cli.allocator_api import call
 
-_HEADS = ["PLACE", "WHO", "WANTS", "FOR", "WAITING SINCE", "TURN AT THE LATEST", "WHY"]
+_HEADS = ["PLACE", "WHO", "WANTS", "FOR", "WAITING SINCE", "TURN EXPECTED", "WHY"]
 
 
 @click.command()

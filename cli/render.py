@@ -88,10 +88,10 @@ def waiter_row(waiter: Mapping[str, Any], now: float) -> list[str]:
 
 
 def turn(estimate: float | None, now: float) -> str:
-    """When it is somebody's turn at the latest, as part of a sentence."""
+    """When it may be somebody's turn, as part of a sentence."""
     if estimate is None:
         return "nobody knows how long it takes"
-    return f"your turn by {clock(estimate, now)} at the latest"
+    return f"your turn is expected by {clock(estimate, now)}"
 
 
 def blockers(to_end: Sequence[Mapping[str, Any]], now: float) -> list[str]:

@@ -188,7 +188,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Blocker:
-    """A lease that would have to end first. `until` (epoch) is when it does so at the latest; None if nobody knows."""
+    """A lease that would have to end first. `until` (epoch) is when that is expected; None if nobody knows."""
 
     uid: int
     user: str

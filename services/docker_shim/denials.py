@@ -60,5 +60,5 @@ def _said(to_end: Sequence[ToEnd]) -> str:
 
 def _words(one: ToEnd) -> str:
     whose = f"your '{one.name}'" if one.mine else f"somebody's of group '{one.group}'"
-    until = "" if one.until is None else f" until {datetime.fromtimestamp(one.until):%Y-%m-%d %H:%M} at the latest"
+    until = "" if one.until is None else f" until {datetime.fromtimestamp(one.until):%Y-%m-%d %H:%M}"
     return f"{whose} ({one.units}, {one.state}{until})"

@@ -63,7 +63,7 @@ RECORDED = frozenset(
 class ToEnd:
     """A lease that would have to end before another is granted. `user` and `name` are "" unless it is the caller's.
 
-    `until` (whole seconds of the epoch) is when it does so at the latest; None if nobody knows.
+    `until` (whole seconds of the epoch) is when that is expected; None if nobody knows.
     """
 
     mine: bool

@@ -117,10 +117,20 @@ def _over_quota(units: Sequence[Unit], request: GpuRequest, asker: Asker, world:
     own = [lease for lease in world.leases if lease.uid == asker.uid]
     group = [lease for lease in world.leases if lease.group == asker.group]
     yield from _over(
-        units, asker.max_mig_instances, asker.max_equivalents, own, usage(own), "you hold", "", RETIRE_HINT, request
+        units,
+        world,
+        asker.max_mig_instances,
+        asker.max_equivalents,
+        own,
+        usage(own),
+        "you hold",
+        "",
+        RETIRE_HINT,
+        request,
     )
     yield from _over(
         units,
+        world,
         asker.group_max_mig_instances,
         asker.group_max_equivalents,
         group,
@@ -134,6 +144,7 @@ def _over_quota(units: Sequence[Unit], request: GpuRequest, asker: Asker, world:
 
 def _over(
     units: Sequence[Unit],
+    world: World,
     most_mig: int | None,
     most: Fraction | None,
     holders: Sequence[Lease],
@@ -146,7 +157,7 @@ def _over(
     """What these units would be too much of, for a user or for a group."""
     asked_mig = sum(1 for unit in units if not unit.is_full)
     asked = sum((unit.size for unit in units), Fraction(0))
-    to_end = blockers(lease for lease in holders if lease.units)
+    to_end = blockers((lease for lease in holders if lease.units), world)
     if most_mig is not None and asked_mig and used.mig_instances + asked_mig > most_mig:
         yield Denied(
             Reason.OVER_GROUP_TOTAL if whose else Reason.OVER_MIG_INSTANCES,
@@ -169,13 +180,12 @@ def _over(
         )
 
 
-def blockers(leases: Iterable[Lease], world: World | None = None) -> tuple[Blocker, ...]:
+def blockers(leases: Iterable[Lease], world: World) -> tuple[Blocker, ...]:
     """These leases as what would have to end, the first to end first."""
-    ends = {} if world is None else world.ends
     found = [
         Blocker(
             lease.uid, lease.user, lease.group, lease.container_name, lease.unit_names, lease.state,
-            lease.until if lease.until is not None else ends.get(lease.id),
+            world.ends.get(lease.id),
         )
         for lease in leases
         if lease.state in HOLDING

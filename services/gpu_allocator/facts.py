@@ -97,8 +97,10 @@ class Facts:
         )
 
     def _end(self, lease: Lease) -> float | None:
-        """When a running lease ends at the latest: its container may run for max_runtime."""
-        if lease.until is not None or lease.state is not LeaseState.ACTIVE or lease.kind is LeaseKind.LOGIN:
+        """When a lease is expected to end at the latest: with its hold or its time, or once it has run for max_runtime,
+        if nothing is started again or extended."""
+        begins = lease.state in (LeaseState.GRANTED, LeaseState.BOUND, LeaseState.ACTIVE)
+        if not begins or lease.kind is LeaseKind.LOGIN:
             return lease.until
         try:
             most_s = self.limits(lease.uid).max_runtime_s

@@ -44,7 +44,7 @@ class Grant:
 @dataclass(frozen=True)
 class BlockerView:
     """A lease that would have to end. `user` and `name` are empty unless they are the caller's own or he is an
-    administrator; `until` (seconds of the epoch) is when it ends at the latest."""
+    administrator; `until` (seconds of the epoch) is when it is expected to end."""
 
     mine: bool
     user: str
@@ -90,7 +90,7 @@ class UnitView:
 @dataclass(frozen=True)
 class WaiterView:
     """Somebody in the queue. `user`, `name` and `request` are empty unless they are the caller's own or he is an
-    administrator. `estimate` (seconds of the epoch) is when it is his turn at the latest; None if nobody knows."""
+    administrator. `estimate` (seconds of the epoch) is when it may be his turn; None if nobody knows."""
 
     position: int
     mine: bool

@@ -7,7 +7,7 @@ done for the first in line for those units, or one idle GPU after another would 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from ds01.common.model import Denied, Granted, Reason, UnitKey, Waiter
@@ -34,7 +34,7 @@ class InLine:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A place in the queue (from 1), why it is not its turn, and when it is at the latest (epoch; None: unknown)."""
+    """A place in the queue (from 1), why it is not its turn, and when it may be (epoch; None: unknown)."""
 
     place: int
     line: InLine
@@ -95,11 +95,9 @@ def _turns(waiting: Sequence[tuple[InLine, Denied]], world: World) -> tuple[Turn
 
 
 def _open_at(world: World) -> dict[UnitKey, float]:
-    """When each unit is free at the latest (epoch; 0.0: it is now). A unit of unknown end is not in it."""
+    """When each unit is expected to be free (epoch; 0.0: it is now). A unit of unknown end is not in it."""
     open_at: dict[UnitKey, float] = {unit.key: 0.0 for unit in world.free()}
-    ends: Mapping[str, float] = world.ends
     for lease in world.leases:
-        end = lease.until if lease.until is not None else ends.get(lease.id)
-        if end is not None:
-            open_at |= {unit.key: end for unit in lease.units}
+        if lease.id in world.ends:
+            open_at |= {unit.key: world.ends[lease.id] for unit in lease.units}
     return open_at

@@ -53,7 +53,8 @@ class GpuRequest:
             return f"GPU {', '.join(self.names)}"
         if self.profile:
             what = "whole GPU" if self.profile == FULL else self.profile
-            return f"one {what}" if self.count == 1 else f"{self.count} {what}{'s' if self.profile == FULL else ''}"
+            many = f"{self.count} whole GPUs" if self.profile == FULL else f"{self.count}x {what}"
+            return f"one {what}" if self.count == 1 else many
         return "one GPU unit" if self.count == 1 else f"{self.count} GPU units"
 
 

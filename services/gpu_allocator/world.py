@@ -19,7 +19,8 @@ class World:
 
     `withheld`: why a GPU (by index) offers nothing at the moment. `occupied`: why a unit that no lease holds may not be
     given away either. `reserved`: units that are kept for somebody who waits. `links`: GPUs joined by NVLink. `ends`:
-    when leases (by id) end at the latest, in seconds of the epoch; absent where nobody knows.
+    when leases (by id) are expected to end at the latest (see facts.py), in seconds of the epoch; absent where nobody
+    knows.
     """
 
     units: tuple[Unit, ...]

@@ -64,6 +64,8 @@ def tell(story: Story) -> None:
     privacy(story)
     quota(story)
     the_last_unit(story)
+    bob_waits(story)
+    without_a_container(story)
     what_ada_sees(story)
     half_the_memory(story)
     daemons_die(story)
@@ -129,6 +131,34 @@ def the_last_unit(story: Story) -> None:
     for user in STUDENTS:
         story.quietly(user, "docker", "rm", "-f", f"race-{user}")
     story.quietly("rita", "container", "retire", "--force", "filler")
+
+
+def bob_waits(story: Story) -> None:
+    story.scene("bob waits for his turn, and his container starts by itself")
+    told = story.types("rita", "container deploy filler --image busybox --gpus 4 -d", most=1)
+    story.check(told.status == 0, "rita has all that was left")
+    line = "container deploy night --image busybox --wait=10m -d"
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(story.quietly, "bob", "sh", "-c", line)
+        story.check(comes(lambda: places(story)), "bob asks for one more and waits for it")
+        story.types("bob", "ds01 queue")
+        told = story.types("carol", "docker run -d --gpus 1 busybox sleep infinity", most=3)
+        story.check(told.status == 125, "carol does not wait, and gets none")
+        story.types("rita", "container retire --force filler")
+        told = waiting.result()
+    story.says("bob", line, told)
+    story.check(told.status == 0 and "came free" in told.out, "bob's container runs, without a key being pressed")
+    story.quietly("bob", "container", "retire", "--force", "night")
+
+
+def without_a_container(story: Story) -> None:
+    story.scene("carol needs no container: a program in a scope of its own, with a GPU of its own")
+    look = "cat /proc/self/cgroup | tail -1; echo GPU $DS01_GPU; (: </dev/nvidia3) 2>&1; exit 7"
+    told = story.types("carol", f"ds01 run --gpus 1 -- sh -c '{look}'")
+    story.check("ds01-student-carol.slice/ds01-l" in told.out, "it runs in her slice")
+    story.check("not permitted" in told.out, "and may open no GPU but the one that it has")
+    story.check(told.status == 7, "its exit status is her program's")
+    story.types("ada", "ds01 explain gpu 2x2g.10gb")
 
 
 def what_ada_sees(story: Story) -> None:
@@ -227,6 +257,11 @@ def units(story: Story) -> list[dict[str, object]]:
     """Every unit as ada sees it."""
     told = story.quietly("ada", "ds01", "status", "--json")
     return list(json.loads(told.out)["units"]) if told.status == 0 else []
+
+
+def places(story: Story) -> object:
+    """The queue."""
+    return json.loads(story.quietly("bob", "ds01", "queue", "--json").out or "[]")
 
 
 def leases(story: Story) -> set[tuple[object, object]]:

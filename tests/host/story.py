@@ -53,12 +53,23 @@ class Story:
 
     def types(self, user: str, line: str, most: int = 12) -> Told:
         """`user` types `line`; at most `most` lines of the answer are shown."""
-        print(f"{self._dim}{user}@host:~${self._plain} {line}", flush=True)
+        self._prompt(user, line)
         told = self.quietly(user, "sh", "-c", line)
+        self._answer(told, most)
+        return told
+
+    def says(self, user: str, line: str, told: Told, most: int = 12) -> None:
+        """Show what `user` typed some time ago, and was answered now."""
+        self._prompt(user, line)
+        self._answer(told, most)
+
+    def _prompt(self, user: str, line: str) -> None:
+        print(f"{self._dim}{user}@host:~${self._plain} {line}", flush=True)
+
+    def _answer(self, told: Told, most: int) -> None:
         self._show(told.text, most)
         if told.status:
             print(f"{self._dim}    [exit {told.status}]{self._plain}", flush=True)
-        return told
 
     def host(self, *argv: str) -> Told:
         """A testhost command."""

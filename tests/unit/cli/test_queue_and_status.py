@@ -22,7 +22,7 @@ def test_the_queue_is_a_table(shell: Shell, allocator: FakeAllocator) -> None:
     allocator.answers["Queue"] = [says(waiters=[waiter(1, gpus="full"), mine])]
     heads, first, second = shell.ds01("queue").stdout.splitlines()
     assert [heads[heads.index(word) :].split("  ")[0] for word in ("PLACE", "WHO", "WANTS", "FOR", "TURN", "WHY")] == [
-        "PLACE", "WHO", "WANTS", "FOR", "TURN AT THE LATEST", "WHY",
+        "PLACE", "WHO", "WANTS", "FOR", "TURN EXPECTED", "WHY",
     ]  # fmt: skip
     assert [cell.strip() for cell in first.split("  ") if cell.strip()][:3] == ["1", "(student)", "full"]
     assert first[heads.index("TURN") :].startswith("not known")
@@ -30,7 +30,7 @@ def test_the_queue_is_a_table(shell: Shell, allocator: FakeAllocator) -> None:
     assert second.split()[:4] == ["2", "you", "2g.10gb", "train"]
     assert "(10 min)" in second
     assert "by " in second
-    assert second.endswith("(in 1 h)   one is free")
+    assert second.endswith("(in 1 h)  one is free")
 
 
 def test_names_that_others_chose_are_text(shell: Shell, allocator: FakeAllocator) -> None:
