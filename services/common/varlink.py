@@ -11,6 +11,7 @@ import asyncio
 import json
 import logging
 import os
+import select
 import socket
 import struct
 import weakref
@@ -43,6 +44,9 @@ MAX_CALLS_PER_UID = 32
 MESSAGE_TIMEOUT_S = 10.0
 BACKLOG = 4096
 ACCEPTS_AT_ONCE = 64
+DEATH_LOOKS, DEATH_LOOK_S = 5, 0.05
+"""A process that is killed closes its sockets a moment before it is dead."""
+
 CONNECTIONS_PER_S, CONNECTIONS_BURST = 50.0, 100.0
 """How often one user may connect: who does nothing but connect must not keep others out."""
 
@@ -163,6 +167,23 @@ class Link:
     def gone(self) -> AbstractContextManager[asyncio.Event]:
         """While a call takes long: an event that is set when the caller closes."""
         return self._hangups.watch(self._connection.fileno())
+
+    async def died(self) -> bool:
+        """After a hang-up: whether the process that connected has ended with it, or only closed."""
+        try:
+            pidfd = self.pidfd()
+        except PeerRefused:
+            return True
+        try:
+            poll = select.poll()
+            poll.register(pidfd, select.POLLIN)
+            for _ in range(DEATH_LOOKS):
+                if poll.poll(0):
+                    return True
+                await asyncio.sleep(DEATH_LOOK_S)
+            return False
+        finally:
+            os.close(pidfd)
 
     def pidfd(self) -> int:
         """A descriptor of the process that connected, to be closed by whoever takes it.

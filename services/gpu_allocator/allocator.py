@@ -263,6 +263,7 @@ class Allocator:
 
     async def look(self) -> None:
         """Read the GPUs, and compare with them: device entries, leases, and processes that have no container."""
+        await self._hosts.compare_scopes()
         await self._facts.stock.fresh(max_age_s=0.0)
         await self._engine.compare_units()
         await self._hosts.look()

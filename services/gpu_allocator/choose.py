@@ -46,7 +46,7 @@ def named(name: str, units: Sequence[Unit]) -> Unit | str:
     parts = [unit.name for unit in units if unit.name.startswith(f"{name}:") or unit.key.gpu_uuid == name]
     if parts:
         return f"GPU {name} is cut into MIG instances; ask for one of {', '.join(parts)}"
-    begins = [unit for unit in units if name[:1] in "GM" and unit.uuid.startswith(name)]
+    begins = [unit for unit in units if name.startswith(("G", "M")) and unit.uuid.startswith(name)]
     if len(begins) == 1:
         return begins[0]
     if begins:

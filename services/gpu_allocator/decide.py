@@ -38,7 +38,11 @@ def objections(request: GpuRequest, asker: Asker, world: World) -> Iterator[Deni
         return
     free = _available(request, asker, world)
     chosen = choose(request, free, world)
-    yield from _over_quota(chosen or _cheapest(wanted, request.count), request, asker, world)
+    least = _cheapest(wanted, request.count)
+    over = list(_over_quota(chosen or least, request, asker, world))
+    if chosen and over and not any(_over_quota(least, request, asker, world)):
+        over, chosen = [], None  # what is free is too much for him; a smaller unit would do, once it is free
+    yield from over
     if chosen is None:
         yield _none_free(request, world, wanted, free)
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from ds01.common.errors import Ds01Error, Unavailable
 from ds01.common.inventory import GpuProcesses
@@ -103,11 +103,15 @@ class Hosts:
 
     def ended(self, unit: str) -> None:
         """systemd forgot a unit ('' if some may have been missed): look soon, if it concerns us."""
+        if unit.startswith("ds01-l") and unit.endswith(".service"):
+            self._soon(self.restore_logins)  # a timer closed everything: what another grant opened is open again
         if not unit or any(lease.scope == unit for lease in self._book.leases if lease.kind is LeaseKind.HOST):
-            asyncio.get_running_loop().call_later(SETTLE_S, self._look_soon)
+            asyncio.get_running_loop().call_later(SETTLE_S, self._soon, self.look)
 
-    def _look_soon(self) -> None:
-        task = asyncio.create_task(self.look())
+    @staticmethod
+    def _soon(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do it beside everything else; what fails is done again by the next look."""
+        task = asyncio.create_task(work())
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def look(self) -> None:

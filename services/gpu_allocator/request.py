@@ -63,7 +63,7 @@ def parse_request(untrusted: str, gpus_all_means: int = 1) -> GpuRequest | Denie
     text = untrusted.strip()
     if text == "all":
         warning = f"'all' is {gpus_all_means} GPU unit(s) on this shared machine; ask for more with '--gpus N'"
-        return GpuRequest(gpus_all_means, warning=warning)
+        return GpuRequest(min(gpus_all_means, MOST), warning=warning)
     if text.startswith("device="):
         return _devices(text.removeprefix("device="), untrusted)
     if _COUNT.fullmatch(text):

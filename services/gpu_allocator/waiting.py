@@ -10,9 +10,10 @@ import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 from ds01.common.errors import Ds01Error, Unavailable
-from ds01.common.model import Denied, Granted, Lease, Reason, UnitKey, Waiter
+from ds01.common.model import Denied, Granted, Lease, LeaseKind, Reason, UnitKey, Waiter
 from ds01.common.rates import Rates
 from ds01.common.varlink import Link
 from ds01.gpu_allocator.facts import Facts
@@ -36,9 +37,10 @@ Grant = Callable[[InLine, Granted], Lease]
 
 @dataclass
 class _Place:
-    """Somebody who is there; `turn` is his lease once it is decided."""
+    """Somebody who is there; `turn` is his lease once decided, `moved` that he came again on another connection."""
 
     grant: Grant
+    moved: asyncio.Event = field(default_factory=asyncio.Event)
     turn: asyncio.Future[Lease] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -67,12 +69,12 @@ class Queue:
         """Wait for a turn: the lease that `grant` made, or why there is none.
 
         Raises:
-            Unavailable: the caller went away, or waits elsewhere by the same request; nothing was granted.
+            Unavailable: the caller went away, or came again by the same request; nothing was granted.
             LedgerBroken: the place could not be kept.
         """
         key = (waiter.uid, waiter.request_id)
         if key in self._present:
-            raise Unavailable(f"request '{waiter.request_id}' waits already, on another connection")
+            self._present[key].moved.set()
         known = next((one for one in self._facts.book.waiters if (one.uid, one.request_id) == key), None)
         if known is None and self._places_of(waiter.uid) >= MAX_WAITING_PER_USER:
             return _too_many(waiter)
@@ -84,25 +86,29 @@ class Queue:
                 self._tell("queue.joined", waiter, "no unit is free")
             return await self._wait(known or waiter, place, link)
         finally:
-            del self._present[key]
+            if self._present.get(key) is place:
+                del self._present[key]
 
     async def _wait(self, waiter: Waiter, place: _Place, link: Link) -> Lease | Denied:
         self.wake()
         with link.gone() as gone:
-            hangup = asyncio.ensure_future(gone.wait())
+            ends = [asyncio.ensure_future(event.wait()) for event in (gone, place.moved)]
             left_s = None if waiter.until is None else max(0.0, waiter.until - self._facts.now())
             try:
-                await asyncio.wait((place.turn, hangup), timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
-            except asyncio.CancelledError:
-                self._leave(waiter, "its connection was closed")
-                raise
+                watched: list[asyncio.Future[Any]] = [place.turn, *ends]
+                await asyncio.wait(watched, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                hangup.cancel()
+                for end in ends:
+                    end.cancel()
         if place.turn.done():
             await self._facts.book.settled()
             return place.turn.result()
+        if place.moved.is_set():
+            raise Unavailable("the same request waits on another connection now")
         if gone.is_set():
-            self._leave(waiter, "whoever waited went away")
+            # The shim waits for others: when it dies their requests come again, and have kept their places.
+            if waiter.kind is not LeaseKind.CONTAINER or not await link.died():
+                self._leave(waiter, "whoever waited went away")
             raise Unavailable("the caller did not wait; nothing was granted")
         denied = self._in_vain(waiter)
         self._leave(waiter, "it waited as long as it wanted to")
