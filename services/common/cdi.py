@@ -44,6 +44,13 @@ def node_paths(edits: Edits) -> tuple[str, ...]:
     return tuple(str(node.get("hostPath") or node["path"]) for node in edits.get("deviceNodes") or ())
 
 
+def own_nodes(unit: Unit, units: Iterable[Unit], vendor: VendorSpec) -> frozenset[str]:
+    """What tells the unit from every other: a MIG instance's capability nodes, a whole GPU's node."""
+    mine = set(node_paths(vendor.devices.get(unit.uuid, {}))) - set(node_paths(vendor.common))
+    others = {node for other in units if other != unit for node in node_paths(vendor.devices.get(other.uuid, {}))}
+    return frozenset(mine - others)
+
+
 def missing_units(lease: Lease, units: Mapping[UnitKey, Unit], vendor: VendorSpec) -> tuple[str, ...]:
     """Names of the lease's units that do not exist now, or whose nodes do not."""
     return tuple(

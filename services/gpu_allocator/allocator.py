@@ -266,6 +266,7 @@ class Allocator:
         await self._hosts.compare_scopes()
         await self._facts.stock.fresh(max_age_s=0.0)
         await self._engine.compare_units()
+        await self._hosts.close_lost()
         await self._hosts.look()
         self.changed()
 

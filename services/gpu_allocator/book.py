@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Protocol
 
-from ds01.common.cdi import VendorSpec, compose, missing_units, node_paths
+from ds01.common.cdi import VendorSpec, compose, missing_units, node_paths, own_nodes
 from ds01.common.errors import LedgerBroken
 from ds01.common.events import Event, EventLog
-from ds01.common.model import HOLDING, NO_SHARE, Entry, Lease, Share, Unit, Waiter
+from ds01.common.model import HOLDING, NO_SHARE, Entry, Lease, Share, Unit, UnitKey, Waiter
 from ds01.gpu_allocator.lifecycle import Change
 from ds01.gpu_allocator.reports import of_change
 from ds01.gpu_allocator.shares import advance
@@ -225,6 +225,11 @@ class Book:
         units = {node for edits in vendor.devices.values() for node in node_paths(edits)} - common
         found = (seen or frozenset()) & units
         return tuple(sorted(found ^ (set(self.nodes(lease)) & units))) if found else ()
+
+    def units_with(self, nodes: Iterable[str]) -> tuple[UnitKey, ...]:
+        """The units that any of these device nodes belongs to alone."""
+        vendor, wanted = self._devices.vendor(), set(nodes)
+        return tuple(unit.key for unit in self._units if wanted & own_nodes(unit, self._units, vendor))
 
     def _rate(self, uid: int) -> Fraction:
         return sum((lease.size for lease in self._now.leases.values() if lease.uid == uid), Fraction(0))

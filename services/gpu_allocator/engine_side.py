@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from ds01.common.errors import Ds01Error, EngineRefused
 from ds01.common.events import Event, EventLog
-from ds01.common.model import ContainerFacts, Lease, LeaseKind, LeaseState, Listed
+from ds01.common.model import ContainerFacts, Lease, LeaseKind, LeaseState, Listed, UnitKey
 from ds01.gpu_allocator.facts import Facts
 from ds01.gpu_allocator.foreign import Foreign, gpus_of, occupied, of_foreign
 from ds01.gpu_allocator.lifecycle import DRAIN_WAIT_S, on_container, on_units, release
@@ -173,6 +173,19 @@ class EngineSide:
                 returned += [lease.id] if lease.state is LeaseState.WAITING else []
         for lease_id in returned:
             await self.observe(lease_id)
+        await self._find_haunted()
+
+    async def _find_haunted(self) -> None:
+        """A container whose unit vanished keeps its nodes until it stops; another unit may have got them since."""
+        haunted: dict[UnitKey, str] = {}
+        for lease in self._book.leases:
+            if lease.state is LeaseState.LOST and lease.kind is LeaseKind.CONTAINER:
+                facts = await self.container_of(lease)
+                nodes = self._strange_nodes(lease, facts.pid) if facts is not None else ()
+                haunted |= dict.fromkeys(
+                    self._book.units_with(nodes), "a container whose own unit vanished has its nodes"
+                )
+        self._facts.haunted = haunted
 
     async def _find_foreign(self, listed: Sequence[Listed]) -> None:
         """Running containers that no lease knows, and the GPUs that they were made with."""

@@ -27,7 +27,8 @@ Account = Callable[[int], tuple[str, frozenset[str]]]
 
 class Facts:
     """`bypassed` and `intruded` say why units that no lease holds may not be given away either: containers that were
-    started past the shim, processes outside of any lease. `ledger_problem` is why the ledger can't be used, '' if it
+    started past the shim, processes outside of any lease; `haunted` that a container has the nodes of a unit that was
+    there before. `ledger_problem` is why the ledger can't be used, '' if it
     can."""
 
     def __init__(
@@ -42,6 +43,7 @@ class Facts:
         self.ledger_problem = ""
         self.bypassed: Mapping[UnitKey, str] = {}
         self.intruded: Mapping[UnitKey, str] = {}
+        self.haunted: Mapping[UnitKey, str] = {}
 
     def now(self) -> float:
         """Seconds of the epoch."""
@@ -90,7 +92,7 @@ class Facts:
             inventory.units,
             leases,
             inventory.withheld,
-            {**self.intruded, **self.bypassed},
+            {**self.intruded, **self.bypassed, **self.haunted},
             reserved,
             inventory.links,
             ends,

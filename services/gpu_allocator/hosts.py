@@ -61,6 +61,7 @@ class Hosts:
         self._read_processes = read_processes
         self._nodes_of = nodes_of
         self._place_of = place_of
+        self._closed: frozenset[str] = frozenset()
         self._seen: frozenset[tuple[int, str]] = frozenset()
         self._looking = asyncio.Lock()
 
@@ -136,6 +137,25 @@ class Hosts:
                 change = on_scope(lease, self._facts.now(), exists=await self._units.is_there(lease.scope))
                 if change is not None:
                     await self._book.commit(change)
+
+    async def close_lost(self) -> None:
+        """What opened a unit that vanished must not open the one that gets its nodes next.
+
+        Raises:
+            Unavailable: systemd does not answer.
+        """
+        lost = [
+            one for one in self._book.leases if one.state is LeaseState.LOST and one.kind is not LeaseKind.CONTAINER
+        ]
+        for lease in lost:
+            if lease.id in self._closed:
+                continue
+            if lease.kind is LeaseKind.HOST:
+                await self._units.set_devices(lease.scope, ())
+            else:
+                await self.open_logins(lease.uid)
+            self._closed |= {lease.id}
+        self._closed &= {lease.id for lease in lost}
 
     async def _look_at_processes(self) -> None:
         inventory = self._facts.stock.last

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ds01.common.cdi import VendorSpec, node_paths
+from ds01.common.cdi import VendorSpec, own_nodes
 from ds01.common.errors import LedgerBroken, PeerRefused
 from ds01.common.ledger import Ledger
 from ds01.common.model import ContainerFacts, Entry, Lease, LeasedUnit, LeaseState, Listed, Unit
@@ -58,15 +58,8 @@ def leases_of(
 
 def _units_of(nodes: frozenset[str], units: Sequence[Unit], vendor: VendorSpec) -> tuple[Unit, ...]:
     """The units whose own nodes a container has all of; one that other units are part of is not among them."""
-    own = {unit: _own_nodes(unit, units, vendor) for unit in units}
+    own = {unit: own_nodes(unit, units, vendor) for unit in units}
     return tuple(unit for unit in units if own[unit] and own[unit] <= nodes)
-
-
-def _own_nodes(unit: Unit, units: Sequence[Unit], vendor: VendorSpec) -> frozenset[str]:
-    """What tells the unit from every other: a MIG instance's capability nodes, a whole GPU's node."""
-    mine = set(node_paths(vendor.devices.get(unit.uuid, {})))
-    others = {node for other in units if other != unit for node in node_paths(vendor.devices.get(other.uuid, {}))}
-    return frozenset(mine - others - set(node_paths(vendor.common)))
 
 
 def _lease(

@@ -51,7 +51,7 @@ def parse_snapshot(untrusted_text: str) -> tuple[Asker, World, int]:
         if raw["ds01_snapshot"] != FORMAT:
             raise Malformed(f"the snapshot has format {raw['ds01_snapshot']}, this version reads {FORMAT}")
         return _asker(raw["asker"]), _world(raw), int(raw["gpus_all_means"])
-    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+    except (ValueError, ArithmeticError, KeyError, TypeError, AttributeError, RecursionError) as exc:
         raise Malformed(f"this is no snapshot of DS01: {type(exc).__name__}: {exc}") from exc
 
 
