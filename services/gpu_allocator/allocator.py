@@ -100,6 +100,10 @@ class Allocator:
         lease = self._book.past(lease_id)
         if lease is None or lease.uid != uid or lease.kind is not LeaseKind.CONTAINER:
             raise Unavailable(f"there is no lease '{lease_id}'; create the container anew")
+        if lease.state is LeaseState.LOST:
+            raise Unavailable(
+                f"GPU {lease.unit_names} vanished while '{lease.container_name}' ran: stop it, then start it"
+            )
         is_whole = not self._book.missing(lease) and not self._facts.stock.gone(lease)
         if lease.state is not LeaseState.RELEASED and (is_whole or lease.state is LeaseState.ACTIVE):
             return await self._renewed(lease), ()
@@ -160,7 +164,7 @@ class Allocator:
         try:
             await self._hosts.open_logins(uid)
         except Unavailable as exc:
-            await self._book.commit(release(lease, f"it could not be opened: {exc}", self._facts.now()))
+            await self._book.commit(revoke(lease, f"it could not be opened: {exc}", self._facts.now()))
             raise
         return lease, verdict.warnings
 
@@ -312,6 +316,8 @@ class Allocator:
     async def _give(self, ask: Ask, inventory: Inventory, wait_s: float, link: Link) -> Verdict:
         """Units now, or a place in the queue, or why not."""
         waits = self._queue.is_waiting(ask.asker.uid, ask.blank.request_id)
+        if waits and wait_s <= 0:
+            waits = self._queue.give_up(ask.asker.uid, ask.blank.request_id)
         world = self._facts.world(inventory, self._queue.reserved(), without=ask.blank.id)
         verdict = decide(ask.request, ask.asker, world)
         if isinstance(verdict, Granted) and not waits:

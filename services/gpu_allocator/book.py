@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from typing import Any, Protocol
 
 from ds01.common.cdi import VendorSpec, compose, missing_units, node_paths, own_nodes
@@ -70,6 +71,15 @@ class Pages:
         return Pages(dict(self.leases), dict(self.waiters), dict(self.shares))
 
 
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """An entry on its way to the disk, and how many failures were known when it was decided."""
+
+    done: Done
+    entry: Entry
+    failures: int
+
+
 class Book:
     """All leases that hold units, and everybody who waits for some."""
 
@@ -88,8 +98,10 @@ class Book:
         self._half_life_s = half_life_s
         self._durable = _read(ledger)
         self._now = self._durable.copy()
-        self._writer = LedgerWriter(ledger, self._settle)
-        self._unsettled: deque[tuple[Done, Entry]] = deque()
+        self._epoch = 0  # grows with each ledger
+        self._failures = 0
+        self._writer = LedgerWriter(ledger, partial(self._settle, self._epoch))
+        self._unsettled: deque[_Pending] = deque()
         self._units: tuple[Unit, ...] = ()
         self.version = 0
         """Grows with each change of leases, waiters or units, so that what follows from them can be kept."""
@@ -121,14 +133,17 @@ class Book:
         self._writer.close()
 
     def reopen(self, ledger: LedgerFile) -> None:
-        """Go on with another ledger. What is on its way to the old one must be settled."""
-        assert not self._unsettled
+        """Go on with another ledger. What is on its way to the old one has failed."""
         self._writer.close()
+        self._epoch += 1
+        for one in self._unsettled:
+            one.done.set_exception(LedgerBroken("the ledger was put aside; ask again"))
+        self._unsettled.clear()
         self._ledger = ledger
         self._durable = _read(ledger)
         self._now = self._durable.copy()
-        self._writer = LedgerWriter(ledger, self._settle)
-        self.is_known = True
+        self._writer = LedgerWriter(ledger, partial(self._settle, self._epoch))
+        self.is_known, self.is_broken = True, False
         self.publish()
 
     def find(self, lease_id: str) -> Lease | None:
@@ -188,7 +203,7 @@ class Book:
             LedgerBroken: it could not be made so.
         """
         if self._unsettled:
-            await asyncio.shield(self._unsettled[-1][0])
+            await asyncio.shield(self._unsettled[-1].done)
 
     def see_units(self, units: tuple[Unit, ...]) -> None:
         """The inventory was read."""
@@ -239,25 +254,28 @@ class Book:
         done.add_done_callback(_seen)
         self._now.apply(entry)
         self.version += 1
-        self._unsettled.append((done, entry))
+        self._unsettled.append(_Pending(done, entry, self._failures))
         self._writer.write(entry)
         return done
 
-    def _settle(self, entries: Sequence[Entry], error: LedgerBroken | None) -> None:
+    def _settle(self, epoch: int, entries: Sequence[Entry], error: LedgerBroken | None) -> None:
         """The writer's word on the oldest entries that were handed over."""
-        waiting = [self._unsettled.popleft()[0] for _ in entries]
+        if epoch != self._epoch:
+            return
+        settled = [self._unsettled.popleft() for _ in entries]
         if error is None:
             self._keep_settled(entries)
         else:
+            self._failures += settled[-1].failures == self._failures  # else it was doomed by the one before
             self._take_back()
             self._tell_broken(error)
-        for done in waiting:
-            if done.cancelled():
+        for one in settled:
+            if one.done.cancelled():
                 continue
             if error is None:
-                done.set_result(None)
+                one.done.set_result(None)
             else:
-                done.set_exception(error)
+                one.done.set_exception(error)
         if error is None:
             self.changed()
 
@@ -269,11 +287,12 @@ class Book:
         self._tell(entries)
 
     def _take_back(self) -> None:
-        """What is durable, and what has still been handed over."""
+        """What is durable, and what was handed over since the failure is known: all else was decided on it."""
         self.version += 1
         self._now = self._durable.copy()
-        for _, entry in self._unsettled:
-            self._now.apply(entry)
+        for one in self._unsettled:
+            if one.failures == self._failures:
+                self._now.apply(one.entry)
 
     def _tell(self, entries: Sequence[Entry]) -> None:
         if self.is_broken:

@@ -14,7 +14,7 @@ from ds01.common.errors import Ds01Error, EngineRefused
 from ds01.common.events import Event, EventLog
 from ds01.common.model import ContainerFacts, Lease, LeaseKind, LeaseState, Listed, UnitKey
 from ds01.gpu_allocator.facts import Facts
-from ds01.gpu_allocator.foreign import Foreign, gpus_of, occupied, of_foreign
+from ds01.gpu_allocator.foreign import Foreign, gpus_of, of_foreign
 from ds01.gpu_allocator.lifecycle import DRAIN_WAIT_S, on_container, on_units, release
 from ds01.gpu_allocator.reports import of_lease, of_restart
 
@@ -199,9 +199,7 @@ class EngineSide:
                 self._made_with[one.id] = found
                 if found is not None:
                     self._book.note(of_foreign(found))
-        inventory = self._facts.stock.last
-        bypassing = [one for one in self._made_with.values() if one is not None]
-        self._facts.bypassed = {} if inventory is None else occupied(bypassing, inventory.units)
+        self._facts.bypassing = tuple(one for one in self._made_with.values() if one is not None)
 
     # --- taking a unit away -----------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from ds01.common.inventory import Inventory
 from ds01.common.limits import Limits, Policies, Policy
 from ds01.common.model import Lease, LeaseKind, LeaseState, UnitKey
 from ds01.gpu_allocator.book import Book
+from ds01.gpu_allocator.foreign import Foreign, occupied
 from ds01.gpu_allocator.lifecycle import Timeouts
 from ds01.gpu_allocator.stock import Stock
 from ds01.gpu_allocator.world import Asker, World, asker_of
@@ -26,8 +27,8 @@ Account = Callable[[int], tuple[str, frozenset[str]]]
 
 
 class Facts:
-    """`bypassed` and `intruded` say why units that no lease holds may not be given away either: containers that were
-    started past the shim, processes outside of any lease; `haunted` that a container has the nodes of a unit that was
+    """`bypassing` are containers that were started past the shim; `intruded` says which units have processes outside of
+    any lease; `haunted` that a container has the nodes of a unit that was
     there before. `ledger_problem` is why the ledger can't be used, '' if it
     can."""
 
@@ -41,7 +42,7 @@ class Facts:
         self._clock = clock
         self.engine_known = False
         self.ledger_problem = ""
-        self.bypassed: Mapping[UnitKey, str] = {}
+        self.bypassing: tuple[Foreign, ...] = ()
         self.intruded: Mapping[UnitKey, str] = {}
         self.haunted: Mapping[UnitKey, str] = {}
 
@@ -84,6 +85,10 @@ class Facts:
         if not self.engine_known:
             raise Unavailable("the Docker engine does not answer, so no GPU is granted; try again in a moment")
 
+    def shadows(self) -> object:
+        """What keeps units from being given away beside leases, to be compared with what it was."""
+        return self.bypassing, dict(self.intruded), dict(self.haunted)
+
     def world(self, inventory: Inventory, reserved: frozenset[UnitKey] = frozenset(), without: str = "") -> World:
         """What exists and who holds it; as if the lease `without` were not there."""
         leases = tuple(lease for lease in self.book.leases if lease.id != without)
@@ -92,7 +97,7 @@ class Facts:
             inventory.units,
             leases,
             inventory.withheld,
-            {**self.intruded, **self.bypassed, **self.haunted},
+            {**self.intruded, **occupied(self.bypassing, inventory.units), **self.haunted},
             reserved,
             inventory.links,
             ends,

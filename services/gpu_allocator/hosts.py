@@ -7,7 +7,9 @@ run any more: the scope is gone, or the time is over, and NVML lists no process 
 from __future__ import annotations
 
 import asyncio
+import math
 import os
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -22,7 +24,7 @@ from ds01.common.slices import Devices, PropertyValue, ScopePlan, TimerPlan
 from ds01.common.varlink import Link
 from ds01.gpu_allocator.facts import Facts
 from ds01.gpu_allocator.foreign import Using, is_busy, is_his, of_intruder
-from ds01.gpu_allocator.lifecycle import Change, on_processes, on_scope, release
+from ds01.gpu_allocator.lifecycle import on_processes, on_scope, release
 from ds01.gpu_allocator.reports import of_lease
 
 DAY_S = 86400.0
@@ -61,6 +63,7 @@ class Hosts:
         self._read_processes = read_processes
         self._nodes_of = nodes_of
         self._place_of = place_of
+        self._starting: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._closed: frozenset[str] = frozenset()
         self._seen: frozenset[tuple[int, str]] = frozenset()
         self._looking = asyncio.Lock()
@@ -71,17 +74,25 @@ class Hosts:
         """Move the process at the other end of `link` into the scope of its lease.
 
         Raises:
-            Unavailable: it could not be moved, and the lease has ended.
+            Unavailable: it could not be moved, and the lease has ended, unless its scope is there all the same.
         """
+        async with self._starting.setdefault(lease.id, asyncio.Lock()):
+            return await self._start(lease, link)
+
+    async def _start(self, lease: Lease, link: Link) -> Lease:
+        now = self._book.find(lease.id)
+        if now is None or now.state is not LeaseState.GRANTED:
+            raise Unavailable(f"request '{lease.request_id}' was answered before, and its lease was used; ask anew")
         try:
             await self._move(lease, link)
         except Ds01Error as exc:
-            await self._book.commit(release(lease, f"its program could not be started: {exc}", self._facts.now()))
+            if not await self._units.is_there(lease.scope):
+                await self._book.commit(release(lease, f"its program could not be started: {exc}", self._facts.now()))
             raise
-        running = replace(lease, state=LeaseState.ACTIVE, since=self._facts.now(), until=None)
-        active = Change(running, "gpu.activated", "its program runs")
-        await self._book.commit(active)
-        return active.lease
+        change = on_scope(self._book.find(lease.id) or lease, self._facts.now(), exists=True)
+        if change is not None:
+            await self._book.commit(change)
+        return lease if change is None else change.lease
 
     async def start_without(self, blank: Lease, link: Link) -> Lease:
         """Move the process into a scope that may open no GPU. Nothing is leased, so nothing is kept of it.
@@ -123,6 +134,8 @@ class Hosts:
         """
         async with self._looking:
             await self.compare_scopes()
+            for uid in {one.uid for one in self._book.leases if _is_closing(one)}:
+                await self.open_logins(uid)  # what could not be closed is not free
             await self._look_at_processes()
 
     async def compare_scopes(self) -> None:
@@ -133,8 +146,9 @@ class Hosts:
             LedgerBroken: what was seen could not be kept.
         """
         for lease in self._book.leases:
-            if lease.kind is LeaseKind.HOST and lease.state in (LeaseState.ACTIVE, LeaseState.LOST):
-                change = on_scope(lease, self._facts.now(), exists=await self._units.is_there(lease.scope))
+            if lease.kind is LeaseKind.HOST:
+                exists = await self._units.is_there(lease.scope)
+                change = on_scope(self._book.find(lease.id) or lease, self._facts.now(), exists=exists)
                 if change is not None:
                     await self._book.commit(change)
 
@@ -162,16 +176,19 @@ class Hosts:
         if inventory is None:
             return
         told = await self._read_processes()
-        using = [
-            Using(process.pid, key, place.owner, place.user, place.container, place.scope)
-            for process in told.known
-            if (key := inventory.unit_of(process)) is not None
-            and (place := self._place_of(process.pid)) is not None
-            and not place.is_service
-        ]
+        using: list[Using] = []
+        perhaps: list[Using] = []
+        for process in told.known:
+            place, key = self._place_of(process.pid), inventory.unit_of(process)
+            if place is None or place.is_service:
+                continue
+            keys = [unit.key for unit in inventory.units if unit.key.gpu_uuid == process.gpu_uuid]
+            for one in keys if key is None else [key]:
+                found = Using(process.pid, one, place.owner, place.user, place.container, place.scope)
+                (perhaps if key is None else using).append(found)
         self._tell_intruders(using)
         for lease in self._book.leases:
-            busy = None if _is_unknown(lease, told, inventory.gpus) else is_busy(lease, using)
+            busy = None if _is_unknown(lease, told, inventory.gpus) else is_busy(lease, [*using, *perhaps])
             change = on_processes(lease, self._facts.now(), busy=busy)
             if change is not None:
                 await self._book.commit(change)
@@ -194,12 +211,13 @@ class Hosts:
         """Let the login sessions of `uid` open what his login leases say, and nothing else; systemd ends it in time."""
         unit = f"user-{uid}.slice"
         leases = [one for one in self._book.leases if one.kind is LeaseKind.LOGIN and one.uid == uid]
-        open_now = [lease for lease in leases if lease.state is LeaseState.ACTIVE]
+        now = self._facts.now()
+        open_now = [lease for lease in leases if lease.state is LeaseState.ACTIVE and (lease.until or 0.0) > now]
         base = tuple((path, mode) for path, mode in await self._units.devices(unit) if "nvidia" not in path)
         nodes = dict.fromkeys(node for lease in open_now for node in self._nodes_of(lease))
-        await self._units.set_devices(unit, (*base, *((node, "rw") for node in nodes)))
-        for lease in open_now:
+        for lease in open_now:  # first what closes it again
             await self._units.start_timer(closing_timer(lease, unit, base))
+        await self._units.set_devices(unit, (*base, *((node, "rw") for node in nodes)))
 
     async def restore_logins(self) -> None:
         """After a start: systemd has forgotten at a boot what was opened, or we may have missed an end."""
@@ -231,12 +249,19 @@ def scope_properties(lease: Lease, limits: Limits, policies: Policies) -> Mappin
 
 
 def closing_timer(lease: Lease, unit: str, base: Devices) -> TimerPlan:
-    """What takes the GPUs away from a login slice at the end of a lease, even if all our daemons are dead."""
+    """What takes the GPUs away from a login slice at the end of a lease, even if all our daemons are dead.
+
+    Not before the end: it closes everything, and what is open by another lease is opened again by us, this one not.
+    """
     assert lease.until is not None
-    at = datetime.fromtimestamp(lease.until, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    at = datetime.fromtimestamp(math.ceil(lease.until), UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     allowed = [f"DeviceAllow={path} {mode}" for path, mode in base]
     argv = ("/usr/bin/systemctl", "set-property", "--runtime", unit, "DeviceAllow=", *allowed)
     return TimerPlan(f"ds01-{lease.id}.timer", at, argv, f"DS01: close GPU {lease.unit_names} to {unit}")
+
+
+def _is_closing(lease: Lease) -> bool:
+    return lease.kind is LeaseKind.LOGIN and lease.state is LeaseState.DRAINING
 
 
 def _is_unknown(lease: Lease, told: GpuProcesses, listed: Mapping[str, int]) -> bool:

@@ -18,6 +18,7 @@ waiting → granted, held            allocator         NVML: all its units exist
 waiting → draining                 clock             as the state before                          as the state before
 active → lost                      allocator         NVML: a unit is gone from a readable GPU     at once
 lost → waiting                     allocator         engine: its container does not run           gpu_hold_after_stop
+granted, draining (host) → active  allocator         systemd: its scope is there                  at once
 active, lost (host) → draining     allocator         systemd: its scope is gone                   at once
 active, lost (login) → draining    clock, or admin   its time is over, or Revoke                  as granted
 draining (host, login) → released  allocator         NVML: no process of its user there           at once
@@ -117,10 +118,14 @@ def on_units(lease: Lease, gone: tuple[str, ...], now: float) -> Change | None:
 
 
 def on_scope(lease: Lease, now: float, *, exists: bool) -> Change | None:
-    """What systemd's word on the scope of a host lease changes."""
-    if lease.kind is not LeaseKind.HOST or exists or lease.state in (LeaseState.DRAINING, LeaseState.RELEASED):
+    """What systemd's word on the scope of a host lease changes. One that is being made is left to its clock."""
+    if lease.kind is not LeaseKind.HOST:
         return None
-    return _to(lease, LeaseState.DRAINING, "gpu.draining", "its processes have ended", now, None)
+    if exists and lease.state in (LeaseState.GRANTED, LeaseState.DRAINING):
+        return _to(lease, LeaseState.ACTIVE, "gpu.activated", "its program runs", now, None)
+    if not exists and lease.state in (LeaseState.ACTIVE, LeaseState.LOST):
+        return _to(lease, LeaseState.DRAINING, "gpu.draining", "its processes have ended", now, None)
+    return None
 
 
 def on_processes(lease: Lease, now: float, *, busy: bool | None) -> Change | None:

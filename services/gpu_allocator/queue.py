@@ -66,7 +66,7 @@ def plan(lines: Iterable[InLine], world: World) -> Plan:
     found: tuple[InLine, Granted] | None = None
     waiting: list[tuple[InLine, Denied]] = []
     for line in ordered(lines):
-        verdict = decide(line.request, line.asker, replace(world, reserved=reserved))
+        verdict = decide(line.request, line.asker, _seen_by(line.waiter, world, reserved))
         wants = keys(candidates(line.request, world, allow_full=line.asker.allow_full))
         if isinstance(verdict, Granted):
             if line.present and found is None:
@@ -80,6 +80,13 @@ def plan(lines: Iterable[InLine], world: World) -> Plan:
     return Plan(found, _turns(waiting, world), reserved)
 
 
+def _seen_by(waiter: Waiter, world: World, reserved: frozenset[UnitKey]) -> World:
+    """The world without the lease that the waiter already has and wants other units for: it takes its place."""
+    key = (waiter.uid, waiter.request_id)
+    others = tuple(lease for lease in world.leases if (lease.uid, lease.request_id) != key)
+    return replace(world, leases=others, reserved=reserved)
+
+
 def _turns(waiting: Sequence[tuple[InLine, Denied]], world: World) -> tuple[Turn, ...]:
     """Places and estimates: each waiter takes the first ends of leases on units that would do for him."""
     open_at = _open_at(world)
@@ -90,7 +97,7 @@ def _turns(waiting: Sequence[tuple[InLine, Denied]], world: World) -> tuple[Turn
         enough = len(times) == line.request.count and denied.reason is Reason.NONE_FREE
         for _, key in times if enough else ():
             del open_at[key]
-        turns.append(Turn(place, line, denied, times[-1][0] if enough else None))
+        turns.append(Turn(place, line, denied, (times[-1][0] or None) if enough else None))
     return tuple(turns)
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from ds01.common.cdi import VendorSpec, own_nodes
-from ds01.common.errors import LedgerBroken, PeerRefused
+from ds01.common.errors import LedgerBroken, PeerRefused, Unavailable
 from ds01.common.ledger import Ledger
 from ds01.common.model import ContainerFacts, Entry, Lease, LeasedUnit, LeaseState, Listed, Unit
 from ds01.gpu_allocator.facts import Facts
@@ -21,10 +21,10 @@ from ds01.gpu_allocator.facts import Facts
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A container that carries a lease's label, and the device nodes that it has; None if that can't be told."""
+    """A container that carries a lease's label, and the device nodes that it has."""
 
     listed: Listed
-    nodes: frozenset[str] | None
+    nodes: frozenset[str]
 
 
 def leases_of(
@@ -43,7 +43,7 @@ def leases_of(
         if uid is None or not one.listed.lease:
             continue
         name, group = owner(uid)
-        has = _units_of(one.nodes or frozenset(), units, vendor) if one.listed.running else ()
+        has = _units_of(one.nodes, units, vendor) if one.listed.running else ()
         clash = next((unit.name for unit in has if str(unit.key) in taken), "")
         if clash:
             said.append(f"container '{one.listed.name}' of {name} has GPU {clash}, as another one has: look at both")
@@ -128,7 +128,12 @@ async def rebuild(facts: Facts, sources: Sources, path: Path) -> list[str]:
 
 async def _look(listed: Listed, sources: Sources) -> Found:
     facts = await sources.inspect(listed.id) if listed.running else None
-    return Found(listed, sources.nodes_of(facts.pid) if facts is not None and facts.pid else None)
+    if facts is None or not facts.pid:
+        return Found(replace(listed, running=False), frozenset())
+    nodes = sources.nodes_of(facts.pid)
+    if nodes is None:
+        raise Unavailable(f"which GPU '{listed.name}' has can't be told; stop it, or try again")
+    return Found(listed, nodes)
 
 
 def _put_aside(path: Path, now: float) -> Path:

@@ -65,6 +65,13 @@ class Queue:
         """Whether this request has a place."""
         return any((one.uid, one.request_id) == (uid, request_id) for one in self._facts.book.waiters)
 
+    def give_up(self, uid: int, request_id: str) -> bool:
+        """The request comes again and waits no more: whether it has a place now, which is never."""
+        for waiter in self._facts.book.waiters:
+            if (waiter.uid, waiter.request_id) == (uid, request_id):
+                self._leave(waiter, "it waits no more")
+        return False
+
     async def join(self, waiter: Waiter, grant: Grant, link: Link) -> Lease | Denied:
         """Wait for a turn: the lease that `grant` made, or why there is none.
 
@@ -131,7 +138,7 @@ class Queue:
         if inventory is None:
             return None
         there = frozenset(key for key, place in self._present.items() if not place.turn.done())
-        stand = (self._facts.book.version, inventory, there, self._facts.bypassed, int(self._facts.now()))
+        stand = (self._facts.book.version, inventory, there, self._facts.shadows(), int(self._facts.now()))
         if self._kept is None or self._kept[0] != stand:
             self._kept = (stand, plan(self._lines(), self._facts.world(inventory)))
         return self._kept[1]

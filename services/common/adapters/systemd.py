@@ -18,6 +18,7 @@ MANAGER = f"{SYSTEMD}.Manager"
 LOGIN = "org.freedesktop.login1.Manager"
 PROPERTIES = "org.freedesktop.DBus.Properties"
 CALL_TIMEOUT_S = 10.0
+JOB_LOOK_S = 0.005
 IN_FLIGHT = 64
 """dbus-daemon refuses more than 128 calls in flight on one connection."""
 
@@ -100,7 +101,7 @@ class Systemd:
         return getattr(found, "value", None)
 
     async def start_scope(self, plan: ScopePlan) -> None:
-        """Make a scope and move the process into it that its descriptor stands for."""
+        """Make a scope and move the process into it that its descriptor stands for; it is there when this returns."""
         properties = [
             *_variants(plan.properties),
             ["Slice", Variant("s", plan.slice)],
@@ -114,6 +115,17 @@ class Systemd:
             await self._call("StartTransientUnit", "ssa(sv)a(sa(sv))", body, descriptors=[plan.pidfd])
         except DBusError as exc:
             raise Unavailable(f"systemd does not make '{plan.name}': {exc.text}") from exc
+        await self._let_jobs_end(plan.name)
+        if not await self.is_there(plan.name):
+            raise Unavailable(f"systemd could not move the process into '{plan.name}': it has ended")
+
+    async def _let_jobs_end(self, unit: str) -> None:
+        """The answer to a start says that it is to be done; it is done when the unit has no job any more."""
+        deadline = asyncio.get_running_loop().time() + CALL_TIMEOUT_S
+        while await self._get(unit, "Unit", "Job") not in (None, [0, "/"]):
+            if asyncio.get_running_loop().time() > deadline:
+                raise Unavailable(f"systemd did not make '{unit}' in {CALL_TIMEOUT_S:g} s")
+            await asyncio.sleep(JOB_LOOK_S)
 
     async def start_timer(self, plan: TimerPlan) -> None:
         """Have systemd run a command at a time; a timer of the same name is left as it is."""
@@ -121,7 +133,7 @@ class Systemd:
         timer = [
             ["Description", Variant("s", plan.description)],
             ["TimersCalendar", Variant("a(ss)", [["OnCalendar", plan.calendar]])],
-            ["AccuracyUSec", Variant("t", 1_000_000)],
+            ["AccuracyUSec", Variant("t", 100_000)],
             ["RemainAfterElapse", Variant("b", False)],
         ]
         command = [[plan.argv[0], list(plan.argv), False]]
@@ -166,9 +178,9 @@ class Systemd:
         return [str(row[0]) for row in rows]
 
     async def stop(self, unit: str) -> None:
-        """Begin to stop a unit; one that is not there is no error."""
+        """Begin to stop a unit, also one that is being started; one that is not there is no error."""
         try:
-            await self._call("StopUnit", "ss", [unit, "fail"])
+            await self._call("StopUnit", "ss", [unit, "replace"])
         except DBusError as exc:
             if exc.type not in _UNKNOWN_UNIT:
                 raise Unavailable(f"systemd does not stop '{unit}': {exc.text}") from exc
