@@ -18,6 +18,7 @@ from ds01.common.peer import Peer, uid_of
 from ds01.common.rates import Rates
 from ds01.common.varlink import Link
 from ds01.gpu_allocator import views
+from ds01.gpu_allocator.book import Done
 from ds01.gpu_allocator.decide import decide
 from ds01.gpu_allocator.engine_side import EngineSide
 from ds01.gpu_allocator.explain import explain
@@ -159,8 +160,8 @@ class Allocator:
         verdict = decide(request, asker, self._facts.world(inventory, self._queue.reserved()))
         if isinstance(verdict, Denied):
             return await self._denied(asker, str(request), blank.container_name, blank.request_id, verdict)
-        lease = self._granted(blank, verdict, "gpu.granted", f"{peer.user} opened it for login sessions")
-        await self._book.settled()
+        lease, durable = self._granted(blank, verdict, "gpu.granted", f"{peer.user} opened it for login sessions")
+        await durable
         try:
             await self._hosts.open_logins(uid)
         except Unavailable as exc:
@@ -223,20 +224,7 @@ class Allocator:
 
     async def record(self, report: Report) -> None:
         """Keep a refusal of the shim. The shim has told the journal itself."""
-        asker = self._facts.asker(report.uid)
-        await self._book.keep(
-            Event(
-                name="access.refused",
-                message=report.message,
-                user=asker.user,
-                uid=report.uid,
-                container=report.container,
-                container_name=report.container_name,
-                reason=report.reason,
-                request=report.request,
-                count=report.count,
-            )
-        )
+        await self._book.keep(views.refusal(report, self._facts.asker(report.uid).user))
 
     def uuid_of(self, lease: Lease) -> dict[str, str]:
         """Today's device UUIDs of a lease's units, by unit name."""
@@ -321,8 +309,8 @@ class Allocator:
         world = self._facts.world(inventory, self._queue.reserved(), without=ask.blank.id)
         verdict = decide(ask.request, ask.asker, world)
         if isinstance(verdict, Granted) and not waits:
-            lease = self._granted(ask.blank, verdict, ask.event, "within quota, and free")
-            await self._book.settled()
+            lease, durable = self._granted(ask.blank, verdict, ask.event, "within quota, and free")
+            await durable
             return lease, verdict.warnings
         may_wait = waits or (isinstance(verdict, Denied) and verdict.reason is Reason.NONE_FREE)
         if wait_s > 0 and may_wait:
@@ -346,7 +334,7 @@ class Allocator:
         )
         warnings: list[str] = []
 
-        def grant(line: InLine, verdict: Granted) -> Lease:
+        def grant(line: InLine, verdict: Granted) -> tuple[Lease, Done]:
             begun = self._facts.now()
             fresh = replace(blank, since=begun, until=begun + self._facts.policies().granted_timeout_s)
             warnings.extend(verdict.warnings)
@@ -360,11 +348,10 @@ class Allocator:
 
     def _granted(
         self, blank: Lease, verdict: Granted, event: str, why: str, gone: tuple[tuple[int, str], ...] = ()
-    ) -> Lease:
+    ) -> tuple[Lease, Done]:
         units = tuple(LeasedUnit(unit.key, unit.name, unit.profile, unit.size) for unit in verdict.units)
         lease = replace(blank, units=units)
-        self._book.commit(Change(lease, event, why), gone=gone)
-        return lease
+        return lease, self._book.commit(Change(lease, event, why), gone=gone)
 
     async def _denied(self, asker: Asker, gpus: str, name: str, request_id: str, verdict: Denied) -> Denied:
         """Each denial is a row of the ledger; who asks in a loop does not fill the journal as well."""

@@ -180,7 +180,11 @@ class EngineSide:
         haunted: dict[UnitKey, str] = {}
         for lease in self._book.leases:
             if lease.state is LeaseState.LOST and lease.kind is LeaseKind.CONTAINER:
-                facts = await self.container_of(lease)
+                try:
+                    facts = await self.container_of(lease)
+                except Ds01Error:
+                    haunted |= self._facts.haunted  # what can't be told has not changed
+                    continue
                 nodes = self._strange_nodes(lease, facts.pid) if facts is not None else ()
                 haunted |= dict.fromkeys(
                     self._book.units_with(nodes), "a container whose own unit vanished has its nodes"

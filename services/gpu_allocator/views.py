@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from ds01.common.events import Event
 from ds01.common.model import Lease, LeasedUnit, LeaseState
-from ds01.gpu_allocator.interface import Overview, UnitView, WaiterView
+from ds01.gpu_allocator.interface import Overview, Report, UnitView, WaiterView
 from ds01.gpu_allocator.queue import Turn
 from ds01.gpu_allocator.reports import holder
 from ds01.gpu_allocator.world import Asker, World, usage_of
@@ -56,6 +57,21 @@ def overview(viewer: Viewer, asker: Asker, world: World) -> Overview:
 def queue(viewer: Viewer, turns: Iterable[Turn]) -> list[WaiterView]:
     """Everybody who waits, in the order of turns."""
     return [_waiter(viewer, turn) for turn in turns]
+
+
+def refusal(report: Report, user: str) -> Event:
+    """What the shim refused, as the ledger keeps it."""
+    return Event(
+        name="access.refused",
+        message=report.message,
+        user=user,
+        uid=report.uid,
+        container=report.container,
+        container_name=report.container_name,
+        reason=report.reason,
+        request=report.request,
+        count=report.count,
+    )
 
 
 _GONE = "it does not exist at the moment"

@@ -16,6 +16,7 @@ from ds01.common.errors import Ds01Error, Unavailable
 from ds01.common.model import Denied, Granted, Lease, LeaseKind, Reason, UnitKey, Waiter
 from ds01.common.rates import Rates
 from ds01.common.varlink import Link
+from ds01.gpu_allocator.book import Done
 from ds01.gpu_allocator.facts import Facts
 from ds01.gpu_allocator.queue import MAX_WAITING_PER_USER, InLine, Plan, plan
 from ds01.gpu_allocator.reports import of_waiter
@@ -31,8 +32,8 @@ EVENTS_PER_S, EVENTS_BURST = 0.1, 30.0
 MOST_WAIT_S = 7 * 86400.0
 """Nobody waits longer than this."""
 
-Grant = Callable[[InLine, Granted], Lease]
-"""Gives somebody in the queue his units: the lease is decided when it returns."""
+Grant = Callable[[InLine, Granted], tuple[Lease, Done]]
+"""Gives somebody in the queue his units: the lease is decided when it returns, and durable when `Done` is."""
 
 
 @dataclass
@@ -41,7 +42,7 @@ class _Place:
 
     grant: Grant
     moved: asyncio.Event = field(default_factory=asyncio.Event)
-    turn: asyncio.Future[Lease] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    turn: asyncio.Future[tuple[Lease, Done]] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
 class Queue:
@@ -108,8 +109,9 @@ class Queue:
                 for end in ends:
                     end.cancel()
         if place.turn.done():
-            await self._facts.book.settled()
-            return place.turn.result()
+            lease, durable = place.turn.result()
+            await durable
+            return lease
         if place.moved.is_set():
             raise Unavailable("the same request waits on another connection now")
         if gone.is_set():

@@ -5,8 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from fractions import Fraction
 
-from ds01.common.limits import Aggregate, Group, Lifecycle, Limits, MachineLimits, Policies, Policy
-from ds01.common.model import FULL, ContainerFacts, Lease, LeasedUnit, LeaseState, Unit, UnitKey
+from ds01.common.limits import Aggregate, GpuTotal, Group, Lifecycle, Limits, MachineLimits, Policies, Policy
+from ds01.common.model import (
+    FULL,
+    ContainerFacts,
+    Lease,
+    LeasedUnit,
+    LeaseKind,
+    LeaseState,
+    Unit,
+    UnitKey,
+    Waiter,
+)
+from ds01.gpu_allocator.world import Asker, asker_of
 
 ALICE, BOB, RITA = 1001, 1002, 1004
 
@@ -50,10 +61,15 @@ MACHINE = MachineLimits(
 )
 
 
-def policy_of(limits: Limits) -> Policy:
+def policy_of(limits: Limits, gpu_total: GpuTotal = GpuTotal()) -> Policy:  # noqa: B008 (it is immutable)
     """A policy of one group, `student`, in which everybody is."""
-    group = Group("student", limits, Aggregate(), frozenset(), frozenset(), {})
+    group = Group("student", limits, Aggregate(), frozenset(), frozenset(), {}, gpu_total=gpu_total)
     return Policy("student", {"student": group}, {}, Policies(), MACHINE)
+
+
+def asker(uid: int, limits: Limits = STUDENT, gpu_total: GpuTotal = GpuTotal()) -> Asker:  # noqa: B008
+    """A user with these limits, in a group of which all together may have `gpu_total`."""
+    return asker_of(uid, f"user{uid}", (), policy_of(limits, gpu_total))
 
 
 def instance(gpu: int, position: int, profile: str = "2g.10gb", slices: int = 2) -> Unit:
@@ -70,13 +86,21 @@ def whole(gpu: int) -> Unit:
 REFERENCE_SITE = (*(instance(gpu, position) for gpu in (0, 1) for position in range(3)), whole(2), whole(3))
 """Four A100: GPUs 0 and 1 cut into 3x2g.10gb, 2 and 3 whole."""
 
+CUT_ANEW = (whole(0), *(instance(gpu, position) for gpu in (1, 2) for position in range(3)), whole(3))
+"""The same machine after GPU 0 was joined and GPU 2 was cut."""
+
 
 def lease(
-    uid: int, *units: Unit, state: LeaseState = LeaseState.ACTIVE, until: float | None = None, name: str = ""
+    uid: int,
+    *units: Unit,
+    state: LeaseState = LeaseState.ACTIVE,
+    until: float | None = None,
+    name: str = "",
+    kind: LeaseKind = LeaseKind.CONTAINER,
 ) -> Lease:
-    """A lease of `uid` on `units` with a container behind it, unless it was only granted."""
+    """A lease of `uid` on `units`; one of a container has it behind it, unless it was only granted."""
     lease_id = name or f"l{uid}-{'-'.join(unit.name for unit in units)}"
-    container = "" if state is LeaseState.GRANTED else f"c-{lease_id}"
+    container = "" if state is LeaseState.GRANTED or kind is not LeaseKind.CONTAINER else f"c-{lease_id}"
     return Lease(
         id=lease_id,
         request_id=f"r-{lease_id}",
@@ -90,7 +114,15 @@ def lease(
         since=1000.0,
         until=until,
         units=tuple(LeasedUnit(unit.key, unit.name, unit.profile, unit.size) for unit in units),
+        kind=kind,
+        request=str(len(units)),
     )
+
+
+def waiter(uid: int, request: str = "1", since: float = 1000.0, name: str = "") -> Waiter:
+    """Somebody in the queue."""
+    request_id = name or f"w{uid}-{since:.0f}"
+    return Waiter(request_id, uid, f"user{uid}", "student", request, "train", LeaseKind.CONTAINER, since, None)
 
 
 def container(held: Lease, running: bool = True, restarting: bool = False) -> ContainerFacts:

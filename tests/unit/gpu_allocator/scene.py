@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from engine_world import DeviceFolder, EngineWorld, Gpus, Journal, UnitsWorld
 from worlds import STUDENT, policy_of
 
+from ds01.common import varlink
+from ds01.common.errors import LedgerBroken, PeerRefused, Unavailable
+from ds01.common.events import Event
 from ds01.common.hangups import Hangups
 from ds01.common.ledger import Ledger
-from ds01.common.limits import Limits, Policy
+from ds01.common.limits import GpuTotal, Limits, Policy
 from ds01.common.model import Denied, Lease, LeaseState
 from ds01.common.peer import Peer
 from ds01.common.processes import Place
@@ -28,14 +32,14 @@ from ds01.gpu_allocator.interface import ContainerWish, HostWish, LoginWish
 from ds01.gpu_allocator.stock import Stock
 from ds01.gpu_allocator.waiting import Queue
 
-engine_side.DRAIN_WAIT_S = 0.0  # time is the scene's own
+engine_side.DRAIN_WAIT_S = varlink.DEATH_LOOK_S = 0.0  # time is the scene's own
 
 Story = Callable[["Scene"], Awaitable[None]]
 
 
 class FixedPolicy:
-    def __init__(self, limits: Limits) -> None:
-        self.policy = policy_of(limits)
+    def __init__(self, limits: Limits, total: GpuTotal) -> None:
+        self.policy = policy_of(limits, total)
 
     def current(self) -> Policy:
         return self.policy
@@ -59,7 +63,10 @@ class Caller:
 class Scene:
     """`now` is the clock. `crash` kills the allocator and starts it again on the same ledger."""
 
-    def __init__(self, folder: Path, limits: Limits = STUDENT) -> None:
+    UNKNOWN = 4999
+    """The uid of an account that is gone."""
+
+    def __init__(self, folder: Path, limits: Limits = STUDENT, total: GpuTotal = GpuTotal()) -> None:  # noqa: B008
         self.path = folder / "ledger.sqlite"
         self.now = 1_000_000.0
         self.engine = EngineWorld()
@@ -67,14 +74,16 @@ class Scene:
         self.units = UnitsWorld()
         self.devices = DeviceFolder()
         self.journal = Journal()
-        self.policy = FixedPolicy(limits)
+        self.policy = FixedPolicy(limits, total)
         self.places: dict[int, Place] = {}
         self.strange: tuple[str, ...] = ()
+        self.slice_error = ""
         self.hangups = Hangups()
         self.callers: list[Caller] = []
         self.allocator = self._start()
 
     def crash(self) -> None:
+        self.facts.engine_known = self.book.is_known = False  # what was under way in the old one comes to nothing
         self.book.close()
         self.ledger.close()
         self.allocator = self._start()
@@ -93,6 +102,8 @@ class Scene:
         stock = Stock(self.gpus.read, self.journal, self.book.see_units)
 
         def account(uid: int) -> tuple[str, frozenset[str]]:
+            if uid == self.UNKNOWN:
+                raise PeerRefused("there is no such account")
             return f"user{uid}", frozenset({"student"})
 
         self.facts = Facts(self.book, stock, self.policy, account, lambda: self.now)
@@ -106,6 +117,8 @@ class Scene:
         return Allocator(self.facts, self.side, self.hosts, self.waiting, self._no_rebuild)
 
     async def _slice(self, uid: int) -> str:
+        if self.slice_error:
+            raise Unavailable(self.slice_error)
         return f"ds01-student-user{uid}.slice"
 
     async def _no_rebuild(self) -> list[str]:
@@ -130,10 +143,12 @@ class Scene:
         verdict = await self.allocator.renew(lease_id, uid, wait_s, self.caller().link)
         return verdict if isinstance(verdict, Denied) else verdict[0]
 
-    async def program(self, uid: int, gpus: str = "1", request: str = "", wait_s: float = 0.0) -> Lease | Denied:
+    async def program(
+        self, uid: int, gpus: str = "1", request: str = "", wait_s: float = 0.0, caller: Caller | None = None
+    ) -> Lease | Denied:
         request_id = request or f"p{uid}-{len(self.callers)}"
         wish = HostWish(request_id, "python3", gpus, wait_s)
-        verdict = await self.allocator.run(self.peer(uid), wish, self.caller().link)
+        verdict = await self.allocator.run(self.peer(uid), wish, (caller or self.caller()).link)
         return verdict if isinstance(verdict, Denied) else verdict[0]
 
     async def login(self, user: str, gpus: str = "1", for_s: float = 3600.0) -> Lease | Denied:
@@ -141,9 +156,9 @@ class Scene:
         verdict = await self.allocator.open_login(self.peer(0, is_admin=True), wish)
         return verdict if isinstance(verdict, Denied) else verdict[0]
 
-    async def run(self, uid: int) -> tuple[Lease, str]:
-        """A container of `uid` that holds one unit and runs."""
-        lease = await self.lease(uid)
+    async def run(self, uid: int, gpus: int | str = 1) -> tuple[Lease, str]:
+        """A container of `uid` that holds what it asked for and runs."""
+        lease = await self.lease(uid, gpus)
         assert isinstance(lease, Lease), lease
         identity = self.engine.create(lease.id, uid)
         self.engine.set(identity, running=True)
@@ -158,6 +173,21 @@ class Scene:
         del self.engine.containers[identity]
         await self.side.observe(lease.id)
 
+    async def remove_and_break_ledger(self, lease: Lease, identity: str) -> None:
+        """The end of the lease is the last thing that is written; what follows fails before anybody looks again."""
+        del self.engine.containers[identity]
+        emit, loop = self.journal.emit, asyncio.get_running_loop()
+
+        def emit_and_break(event: Event) -> None:
+            emit(event)
+            if event.name == "gpu.released":
+                self.break_ledger()
+                loop.call_soon(loop.call_soon, time.sleep, 0.05)  # the loop is busy once a turn has been given
+
+        self.journal.emit = emit_and_break  # type: ignore[method-assign]
+        await self.side.observe(lease.id)
+        self.journal.emit = emit  # type: ignore[method-assign]
+
     def state(self, lease: Lease) -> LeaseState | None:
         found = self.book.find(lease.id)
         return found.state if found else None
@@ -170,8 +200,13 @@ class Scene:
 
     async def settle(self) -> None:
         for _ in range(20):
-            await self.book.settled()
+            with suppress(LedgerBroken):
+                await self.book.settled()
             await asyncio.sleep(0.001)
+
+    def break_ledger(self, *, broken: bool = True) -> None:
+        """From now on nothing can be written, or it can again."""
+        self.ledger._connection.execute(f"PRAGMA query_only = {'ON' if broken else 'OFF'}")
 
 
 @asynccontextmanager

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from engine_world import NODES
 from scene import Scene, play
 from worlds import ALICE, BOB, REFERENCE_SITE, STUDENT
 
@@ -89,6 +90,38 @@ def test_one_container_that_hangs_says_nothing_about_the_engine(tmp_path: Path) 
         assert scene.state(other) is None
         assert isinstance(await scene.lease(BOB), Lease)
         assert "engine.lost" not in scene.journal.names()
+
+    play(tmp_path, story)
+
+
+def test_one_container_that_hangs_and_has_lost_its_unit_keeps_nothing_else_from_being_looked_at(tmp_path: Path) -> None:
+    async def story(scene: Scene) -> None:
+        lease, identity = await scene.run(ALICE)
+        scene.gpus.units = REFERENCE_SITE[1:]
+        await scene.allocator.look()
+        assert scene.state(lease) is LeaseState.LOST
+        scene.engine.stuck.add(identity)
+        program = await scene.program(BOB)
+        assert isinstance(program, Lease)
+        scene.units.scopes.clear()
+        await scene.allocator.look()
+        assert scene.state(program) is None
+
+    play(tmp_path, story)
+
+
+def test_a_unit_that_got_the_nodes_of_a_lost_one_is_given_to_nobody_while_they_are_in_use(tmp_path: Path) -> None:
+    async def story(scene: Scene) -> None:
+        lease, identity = await scene.run(ALICE)
+        scene.gpus.units = REFERENCE_SITE[1:]
+        await scene.allocator.look()
+        scene.strange = (f"{NODES}MIG-0-1",)
+        await scene.allocator.look()
+        assert isinstance(denied := await scene.lease(BOB, "0:1"), Denied)
+        assert denied.reason is Reason.NONE_FREE
+        await scene.stop(lease, identity)
+        await scene.allocator.look()
+        assert isinstance(await scene.lease(BOB, "0:1"), Lease)
 
     play(tmp_path, story)
 
