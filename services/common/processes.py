@@ -41,10 +41,10 @@ def place_of(pid: int) -> Place | None:
 def judge(uid: int, cgroup: str) -> Place:
     """The place that a uid and a cgroup come to."""
     parts = [part for part in cgroup.split("/") if part]
-    container = _CONTAINER.fullmatch(parts[-1]) if parts else None
+    container = next((found for part in parts if (found := _CONTAINER.fullmatch(part))), None)
     scope = parts[3] if len(parts) > 3 and parts[0] == "ds01.slice" and parts[3].startswith("ds01-") else ""
     owner, user = _owner(uid, parts)
-    is_service = uid == 0 and parts[:1] == ["system.slice"]
+    is_service = uid == 0 and parts[:1] == ["system.slice"] and container is None
     return Place(owner, user, container[1] if container else "", scope, is_service)
 
 

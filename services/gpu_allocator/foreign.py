@@ -42,7 +42,10 @@ class Using:
 
 
 def gpus_of(raw: Mapping[str, Any]) -> Foreign | None:
-    """The GPUs that a container was made with, from the engine's answer to inspect; None where it has none."""
+    """The GPUs that a container was made with, from the engine's answer to inspect; None where it has none.
+
+    A privileged one could open every GPU; it counts once it asks for one, or a process of it computes.
+    """
     host = raw.get("HostConfig") or {}
     asked = [name for item in host.get("DeviceRequests") or [] for name in _requested(item)]
     asked += [_node(str(item.get("PathOnHost", ""))) for item in host.get("Devices") or []]

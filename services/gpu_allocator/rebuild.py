@@ -44,10 +44,10 @@ def leases_of(
             continue
         name, group = owner(uid)
         has = _units_of(one.nodes, units, vendor) if one.listed.running else ()
-        clash = next((unit.name for unit in has if str(unit.key) in taken), "")
+        clash = [unit.name for unit in has if str(unit.key) in taken]
         if clash:
-            said.append(f"container '{one.listed.name}' of {name} has GPU {clash}, as another one has: look at both")
-            continue
+            said.append(f"'{one.listed.name}' of {name} has GPU {', '.join(clash)}, as another one has: look at both")
+        has = tuple(unit for unit in has if unit.name not in clash)
         taken |= {str(unit.key) for unit in has}
         state = LeaseState.ACTIVE if has else LeaseState.RELEASED
         leases.append(_lease(one.listed, uid, name, group, has, state, now))

@@ -88,6 +88,7 @@ EVERYTHING = [unit.name for unit in REFERENCE_SITE]
         (("all",), EVERYTHING),
         (("2", "all"), EVERYTHING),
         (("9",), EVERYTHING),
+        (("2", "9"), EVERYTHING),
         (("GPU-",), EVERYTHING),
         (("what",), EVERYTHING),
     ],
