@@ -90,7 +90,9 @@ def test_a_failed_transaction_leaves_nothing_behind(path: Path) -> None:
 
 def test_events_are_kept(path: Path) -> None:
     ledger = Ledger.open(path)
-    ledger.write([Entry(events=((1.0, Event("gpu.denied", "no", user="alice", uid=ALICE, reason="none-free", limit="6")),))])
+    ledger.write(
+        [Entry(events=((1.0, Event("gpu.denied", "no", user="alice", uid=ALICE, reason="none-free", limit="6")),))]
+    )
     assert Ledger.open(path).count_records("gpu.denied") == 1
 
 

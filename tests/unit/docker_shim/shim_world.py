@@ -19,6 +19,7 @@ from worlds import STUDENT, policy_of
 from ds01.common.engine import Engine
 from ds01.common.errors import PeerRefused
 from ds01.common.events import Event
+from ds01.common.hangups import Hangups
 from ds01.common.limits import Limits, Policy
 from ds01.common.peer import Peer
 from ds01.common.varlink import call
@@ -26,7 +27,6 @@ from ds01.docker_shim.actions import Actions, Doors
 from ds01.docker_shim.audit import Audit
 from ds01.docker_shim.clients import AllocatorClient, LimitsClient
 from ds01.docker_shim.engine_state import EngineState
-from ds01.common.hangups import Hangups
 from ds01.docker_shim.refusals import Coalescer
 from ds01.docker_shim.relay import Relayer
 from ds01.docker_shim.server import Budget, Server
