@@ -47,8 +47,8 @@ class CdiFiles:
         text = _text(spec)
         if text == self._written:
             return
-        self._spec_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
         if self._written is None:
+            self._spec_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
             self._remove_what_a_kill_left()
         temporary = self._spec_dir / f".{SPEC_NAME}.{os.getpid()}"
         with open(temporary, "w", encoding="utf-8", opener=_world_readable) as file:

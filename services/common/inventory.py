@@ -25,7 +25,8 @@ class Inventory:
     """All units that can be leased, and why other GPUs offer none (`withheld`: index → reason).
 
     `gpus` is UUID → index of every GPU listed whose UUID is known, fit for work or not; `unusable` are those that are
-    not: their units are unknown, not gone. `links` is index → indices that NVLink reaches. `instances` is (UUID, GPU
+    not: their units are unknown, not gone. "" among them is one that had lost its UUID before it was first read: it may
+    be any GPU that is not in `gpus`. `links` is index → indices that NVLink reaches. `instances` is (UUID, GPU
     instance) → unit, of every GPU whose instances are told; a whole one's instance is WHOLE_GPU.
     """
 
@@ -35,6 +36,10 @@ class Inventory:
     gpus: Mapping[str, int] = field(default_factory=dict)
     unusable: frozenset[str] = frozenset()
     instances: Mapping[tuple[str, int], UnitKey] = field(default_factory=dict)
+
+    def is_unknown(self, gpu_uuid: str) -> bool:
+        """Whether what this GPU offers can't be told at the moment."""
+        return gpu_uuid in self.unusable or ("" in self.unusable and gpu_uuid not in self.gpus)
 
     def unit_of(self, process: GpuProcess) -> UnitKey | None:
         """The unit that a process runs on; None when it can't be told."""
@@ -86,7 +91,7 @@ def parse_inventory(raw: Mapping[str, Any]) -> Inventory:
             withheld={gpu["index"]: reason for gpu in gpus if (reason := _why_not(gpu))},
             links={gpu["index"]: frozenset(gpu["links"]) for gpu in gpus},
             gpus={gpu["uuid"]: gpu["index"] for gpu in named},
-            unusable=frozenset(gpu["uuid"] for gpu in named if not gpu["usable"]),
+            unusable=frozenset(gpu["uuid"] for gpu in gpus if not gpu["usable"]),
             instances={key: unit for gpu in named for key, unit in _instances_of(gpu)},
         )
     except (KeyError, TypeError) as exc:

@@ -7,6 +7,7 @@ below every decision.
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -134,7 +135,8 @@ class Ledger:
             _prepare(connection, path)
             reader = sqlite3.connect(path, isolation_level=None, timeout=5.0)
         except sqlite3.Error as exc:
-            raise LedgerBroken(f"the ledger '{path}' can't be opened: {exc}") from exc
+            why = str(exc) if os.access(path.parent, os.W_OK) else "its file system is read-only"
+            raise LedgerBroken(f"the ledger '{path}' can't be opened: {why}") from exc
         return cls(connection, reader)
 
     @classmethod

@@ -13,6 +13,7 @@ import pwd
 import select
 import socket
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ds01.common.errors import PeerRefused
@@ -22,6 +23,9 @@ SO_PEERPIDFD = 77
 """include/uapi/asm-generic/socket.h; Python has no name for it yet."""
 
 ADMIN_GROUP = "ds01-admin"
+
+ACCOUNTS_AGE_S = 1.0
+"""How old an account may be when it is decided on."""
 
 INITIAL_UID_MAP = ("0", "0", "4294967295")
 """/proc/PID/uid_map of a process in the initial user namespace; only root over everything can make another like it."""
@@ -137,6 +141,25 @@ def account(uid: int) -> tuple[str, frozenset[str]]:
     """
     entry = _account(uid)
     return entry.pw_name, frozenset(_groups(entry))
+
+
+class Accounts:
+    """The same, asked of NSS once a second at most: it may be a server far away, and every decision asks again."""
+
+    def __init__(self, clock: Callable[[], float], look: Callable[[int], tuple[str, frozenset[str]]] = account) -> None:
+        self._clock = clock
+        self._look = look
+        self._known: dict[int, tuple[str, frozenset[str]]] = {}
+        self._since = 0.0
+
+    def __call__(self, uid: int) -> tuple[str, frozenset[str]]:
+        """Name and Unix groups of `uid`, as they were within the last second. Raises as `account` does."""
+        now = self._clock()
+        if now - self._since >= ACCOUNTS_AGE_S:
+            self._known, self._since = {}, now
+        if uid not in self._known:
+            self._known[uid] = self._look(uid)
+        return self._known[uid]
 
 
 def uid_of(user: str) -> int:

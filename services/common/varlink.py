@@ -329,7 +329,10 @@ async def _call(path: str, method: str, parameters: dict[str, Any]) -> dict[str,
     transport = VarlinkTransport(loop, connection, connection, protocol)
     try:
         await asyncio.sleep(0)
-        answer = await protocol.call(VarlinkMethodCall(method, parameters))
+        # Shielded: a send that was cancelled would be settled once more by asyncvarlink, and fail there.
+        asking = asyncio.ensure_future(protocol.call(VarlinkMethodCall(method, parameters)))
+        asking.add_done_callback(lambda done: done.cancelled() or done.exception())
+        answer = await asyncio.shield(asking)
         assert answer is not None
         reply, _ = answer
         if reply.error is not None:

@@ -152,13 +152,16 @@ class LimitsClient:
 async def patiently(
     call: Call, path: str, method: str, patience_s: float, parameters: dict[str, Any]
 ) -> dict[str, Any]:
-    """Call until it answers, for `patience_s` seconds at most."""
+    """Call until it answers, for `patience_s` seconds at most. What it said counts more than a silence after that."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + patience_s
+    said: Unavailable | None = None
     while True:
         try:
             return await call(path, method, timeout_s=max(deadline - loop.time(), RETRY_S), **parameters)
-        except Unavailable:
+        except Unavailable as exc:
+            if said is None or not isinstance(exc.__cause__, TimeoutError):
+                said = exc
             if loop.time() + RETRY_S >= deadline:
-                raise
+                raise said from None
             await asyncio.sleep(RETRY_S)

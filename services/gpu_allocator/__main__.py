@@ -19,7 +19,7 @@ from ds01.common.errors import Ds01Error, LedgerBroken
 from ds01.common.inventory import read_inventory, read_processes
 from ds01.common.ledger import KEPT_S, LEDGER_FILE, Ledger
 from ds01.common.model import Entry, Lease, Share, Waiter
-from ds01.common.peer import account
+from ds01.common.peer import Accounts
 from ds01.common.policyfile import PolicyFile
 from ds01.common.processes import gpu_nodes, place_of
 from ds01.common.varlink import VarlinkServer, call
@@ -83,7 +83,7 @@ async def start(stack: AsyncExitStack) -> str:
     book = Book(ledger, devices, log, time.time, lambda: policy.current().policies.fair_share_half_life_s)
     stack.callback(book.close)
     stock = Stock(read_inventory, log, book.see_units, lambda: book.leases)
-    facts = Facts(book, stock, policy, account, time.time)
+    facts = Facts(book, stock, policy, Accounts(time.monotonic), time.time)
     if problem:
         facts.ledger_problem, book.is_known = problem, False
         logging.getLogger(__name__).error("%s; repair it with 'ds01 ledger rebuild'", problem)

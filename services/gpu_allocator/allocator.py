@@ -101,6 +101,9 @@ class Allocator:
         lease = self._book.past(lease_id)
         if lease is None or lease.uid != uid or lease.kind is not LeaseKind.CONTAINER:
             raise Unavailable(f"there is no lease '{lease_id}'; create the container anew")
+        if self._book.missing(lease):  # the instances may be new ones, and what was read of them a second old
+            inventory = await self._facts.stock.fresh(max_age_s=0.0)
+            lease = self._book.past(lease_id) or lease
         if lease.state is LeaseState.LOST:
             raise Unavailable(
                 f"GPU {lease.unit_names} vanished while '{lease.container_name}' ran: stop it, then start it"
@@ -255,12 +258,14 @@ class Allocator:
 
     async def look(self) -> None:
         """Read the GPUs, and compare with them: device entries, leases, and processes that have no container."""
-        await self._hosts.compare_scopes()
-        await self._facts.stock.fresh(max_age_s=0.0)
-        await self._engine.compare_units()
-        await self._hosts.close_lost()
-        await self._hosts.look()
-        self.changed()
+        try:
+            await self._hosts.compare_scopes()
+            await self._facts.stock.fresh(max_age_s=0.0)
+            await self._engine.compare_units()
+            await self._hosts.close_lost()
+            await self._hosts.look()
+        finally:
+            self.changed()
 
     # --- inside ---------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from fractions import Fraction
 from functools import partial
 from typing import Any, Protocol
 
-from ds01.common.cdi import VendorSpec, compose, missing_units, node_paths, own_nodes
+from ds01.common.cdi import NO_VENDOR, VendorSpec, compose, missing_units, node_paths, own_nodes
 from ds01.common.errors import LedgerBroken
 from ds01.common.events import Event, EventLog
 from ds01.common.model import HOLDING, NO_SHARE, Entry, Lease, Share, Unit, UnitKey, Waiter
@@ -103,6 +103,7 @@ class Book:
         self._writer = LedgerWriter(ledger, partial(self._settle, self._epoch))
         self._unsettled: deque[_Pending] = deque()
         self._units: tuple[Unit, ...] = ()
+        self._vendor = NO_VENDOR
         self.version = 0
         """Grows with each change of leases, waiters or units, so that what follows from them can be kept."""
         self.is_known = True
@@ -206,20 +207,19 @@ class Book:
             await asyncio.shield(self._unsettled[-1].done)
 
     def see_units(self, units: tuple[Unit, ...]) -> None:
-        """The inventory was read."""
+        """The inventory was read; what the vendor's file says of these units holds until it is read again."""
         self.version += units != self._units
-        self._units = units
+        self._units, self._vendor = units, self._devices.vendor()
         self.publish()
 
     def publish(self) -> None:
         """Write the device entries as they must be now."""
         if not self.is_known:
             return
-        vendor = self._devices.vendor()
         leases = self._durable.leases.values()
-        self._devices.write(compose(leases, self._units, vendor))
+        self._devices.write(compose(leases, self._units, self._vendor))
         by_key = {unit.key: unit for unit in self._units}
-        self._missing = {lease.id: missing_units(lease, by_key, vendor) for lease in leases}
+        self._missing = {lease.id: missing_units(lease, by_key, self._vendor) for lease in leases}
 
     def missing(self, lease: Lease) -> tuple[str, ...]:
         """Names of the lease's units that do not exist now, or have no device entry."""

@@ -82,7 +82,7 @@ def _impossible(request: GpuRequest, asker: Asker, world: World, wanted: Sequenc
     if len(wanted) < len(refused) and len(wanted) < request.count:
         return Denied(
             Reason.FULL_GPU_NOT_ALLOWED,
-            f"{request.words} would be a whole GPU, and your group may not have one",
+            f"your group may have MIG instances only, and {request.words} would take a whole GPU",
             "0",
             "0",
             str(request.count),

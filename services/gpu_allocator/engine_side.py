@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
 from ds01.common.errors import Ds01Error, EngineRefused
@@ -89,9 +89,16 @@ class EngineSide:
     def hint(self, lease_id: str) -> None:
         """Something happened to the container of this lease: look at it, without keeping anybody waiting."""
         if self._book.find(lease_id) is not None:
-            look = asyncio.create_task(self._look(lease_id))
-            self._hints.add(look)
-            look.add_done_callback(self._hints.discard)
+            self._soon(self._look(lease_id))
+
+    def stranger(self, container: str) -> None:
+        """A container without a lease has started or ended: see what it has, without keeping anybody waiting."""
+        self._soon(self._look_at_stranger(container))
+
+    def _soon(self, look: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(look)
+        self._hints.add(task)
+        task.add_done_callback(self._hints.discard)
 
     async def _look(self, lease_id: str) -> None:
         """A look that may fail: one container that the engine can't tell of says nothing about the others.
@@ -198,11 +205,35 @@ class EngineSide:
         self._made_with = {one.id: self._made_with[one.id] for one in strangers if one.id in self._made_with}
         for one in strangers:
             if one.id not in self._made_with:
-                raw = await self._engine.raw(one.id)
-                found = None if raw is None else gpus_of(raw)
-                self._made_with[one.id] = found
-                if found is not None:
-                    self._book.note(of_foreign(found))
+                self._meet(one.id, await self._engine.raw(one.id))
+        self._see_bypassing()
+
+    async def _look_at_stranger(self, container: str) -> None:
+        try:
+            async with self._few:
+                raw = await self._engine.raw(container)
+        except Ds01Error as exc:
+            _logger.debug("container %s could not be looked at: %s", container, exc)  # reconcile does it again
+            return
+        if raw is not None and (raw.get("State") or {}).get("Running"):
+            self._meet(container, raw)
+        else:
+            self._made_with.pop(container, None)
+        before = self._facts.bypassing
+        self._see_bypassing()
+        if self._facts.bypassing != before:
+            self._changed()
+
+    def _meet(self, container: str, raw: Mapping[str, Any] | None) -> None:
+        """A container that no lease knows: remember what it was made with, and tell once of GPUs."""
+        if container in self._made_with:
+            return
+        found = None if raw is None else gpus_of(raw)
+        self._made_with[container] = found
+        if found is not None:
+            self._book.note(of_foreign(found))
+
+    def _see_bypassing(self) -> None:
         self._facts.bypassing = tuple(one for one in self._made_with.values() if one is not None)
 
     # --- taking a unit away -----------------------------------------------------------------------------------------

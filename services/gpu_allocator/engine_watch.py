@@ -27,24 +27,33 @@ class Watcher(Protocol):
     def lost(self) -> None: ...
     async def reconcile(self) -> None: ...
     def hint(self, lease_id: str) -> None: ...
+    def stranger(self, container: str) -> None: ...
 
 
 async def follow(engine: Engine, watcher: Watcher, clock: Callable[[], float]) -> None:
-    """For ever: look at everything, then at each container that an event names; again when the stream ends.
+    """For ever: look at everything, and at each container that an event names; again when the stream ends.
 
-    Events are asked for from a time before the look at everything, so that none falls between the two.
+    Both at once, and events from before the look at everything: the engine keeps its last 256 events only, and a look
+    that takes long while much happens would miss what came after it had begun.
     """
     while True:
-        since = clock()
         try:
-            await watcher.reconcile()
-            async for event in engine.events(since):
-                lease = (event.get("Actor", {}).get("Attributes") or {}).get("ds01.lease", "")
-                if lease:
-                    watcher.hint(lease)
-        except Ds01Error:
+            async with asyncio.TaskGroup() as both:
+                both.create_task(_follow_events(engine, watcher, clock()))
+                both.create_task(watcher.reconcile())
+        except* Ds01Error:
             watcher.lost()
         await asyncio.sleep(RETRY_S)
+
+
+async def _follow_events(engine: Engine, watcher: Watcher, since: float) -> None:
+    async for event in engine.events(since):
+        actor = event.get("Actor") or {}
+        lease = (actor.get("Attributes") or {}).get("ds01.lease", "")
+        if lease:
+            watcher.hint(lease)
+        elif event.get("Action") in ("start", "die"):
+            watcher.stranger(str(actor.get("ID", "")))
 
 
 async def compare_slowly(watcher: Watcher) -> None:

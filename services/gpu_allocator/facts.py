@@ -92,7 +92,8 @@ class Facts:
     def world(self, inventory: Inventory, reserved: frozenset[UnitKey] = frozenset(), without: str = "") -> World:
         """What exists and who holds it; as if the lease `without` were not there."""
         leases = tuple(lease for lease in self.book.leases if lease.id != without)
-        ends = {lease.id: end for lease in leases if (end := self._end(lease)) is not None}
+        longest_s = {uid: self._longest_s(uid) for uid in {lease.uid for lease in leases}}
+        ends = {lease.id: end for lease in leases if (end := _end(lease, longest_s[lease.uid])) is not None}
         return World(
             inventory.units,
             leases,
@@ -103,14 +104,18 @@ class Facts:
             ends,
         )
 
-    def _end(self, lease: Lease) -> float | None:
-        """When a lease is expected to end at the latest: with its hold or its time, or once it has run for max_runtime,
-        if nothing is started again or extended."""
-        begins = lease.state in (LeaseState.GRANTED, LeaseState.BOUND, LeaseState.ACTIVE)
-        if not begins or lease.kind is LeaseKind.LOGIN:
-            return lease.until
+    def _longest_s(self, uid: int) -> float | None:
+        """How long a container of `uid` may run; None without a limit, or where it can't be told."""
         try:
-            most_s = self.limits(lease.uid).max_runtime_s
+            return self.limits(uid).max_runtime_s
         except Ds01Error:
             return None
-        return None if most_s is None else lease.since + most_s
+
+
+def _end(lease: Lease, longest_s: float | None) -> float | None:
+    """When a lease is expected to end at the latest: with its hold or its time, or once it has run for `longest_s`, if
+    nothing is started again or extended."""
+    begins = lease.state in (LeaseState.GRANTED, LeaseState.BOUND, LeaseState.ACTIVE)
+    if not begins or lease.kind is LeaseKind.LOGIN:
+        return lease.until
+    return None if longest_s is None else lease.since + longest_s

@@ -116,7 +116,10 @@ async def rebuild(facts: Facts, sources: Sources, path: Path) -> list[str]:
         return asker.user, asker.group
 
     leases, said = leases_of(found, inventory.units, sources.vendor(), owner, facts.now())
-    aside = _put_aside(path, facts.now())
+    try:
+        aside = _put_aside(path, facts.now())
+    except OSError as exc:
+        raise LedgerBroken(f"the old ledger '{path}' can't be put aside: {exc.strerror}; nothing was changed") from exc
     with suppress(LedgerBroken):
         await facts.book.settled()
     ledger = Ledger.open(path)

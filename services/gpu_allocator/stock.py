@@ -61,7 +61,7 @@ class Stock:
         return tuple(
             unit.name
             for unit in lease.units
-            if unit.key not in existing and unit.key.gpu_uuid not in self._last.unusable
+            if unit.key not in existing and not self._last.is_unknown(unit.key.gpu_uuid)
         )
 
     async def _update(self) -> Inventory:

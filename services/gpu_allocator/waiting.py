@@ -131,7 +131,7 @@ class Queue:
 
     def reserved(self) -> frozenset[UnitKey]:
         """What is kept for those who wait, and so is not for those who come now."""
-        found = self.plan()
+        found = self.plan() if self._facts.book.waiters else None
         return frozenset() if found is None else found.reserved
 
     def plan(self) -> Plan | None:
@@ -163,7 +163,7 @@ class Queue:
     def _advance(self) -> None:
         self._wakes = False
         self._forget_absent()
-        while self._facts.engine_known:
+        while self._facts.engine_known and self._facts.book.waiters:
             found = self.plan()
             if found is None or found.next is None:
                 return

@@ -16,6 +16,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 TESTHOST = ROOT / "tests" / "host" / "testhost"
 NAME = "bench"
+FOLDER = Path(__file__).parent
+MANY_UNITS = ",".join(["7x1g.5gb"] * 8)
+VENV = "/usr/lib/ds01/venv/bin/python"
 
 
 def testhost(*argv: str) -> str:
@@ -26,19 +29,26 @@ def testhost(*argv: str) -> str:
     ).stdout
 
 
-def main() -> int:
-    """Boot, measure inside, tell."""
+def measured(*scripts: tuple[str, str], options: tuple[str, ...] = ()) -> tuple[list[dict[str, object]], float]:
+    """The rows of scripts on a fresh host, each run by a Python of it; seconds that it took to boot."""
     testhost("down")
     begun = time.monotonic()
-    testhost("up")
+    testhost("up", *options)
     boot_s = time.monotonic() - begun
+    rows: list[dict[str, object]] = []
     try:
-        rows = []
-        for name, python in (("inside.py", "python3"), ("policy.py", "/usr/lib/ds01/venv/bin/python")):
-            testhost("copy", str(Path(__file__).parent / name), f":/root/{name}")
-            rows += json.loads(testhost("exec", "--", python, f"/root/{name}"))
+        testhost("copy", str(FOLDER), ":/root/bench")
+        for name, python in scripts:
+            rows += json.loads(testhost("exec", "--", python, "-B", f"/root/bench/{name}"))
     finally:
         testhost("down")
+    return rows, boot_s
+
+
+def main() -> int:
+    """Boot, measure inside, tell."""
+    rows, boot_s = measured(("inside.py", "python3"), ("policy.py", VENV))
+    rows += measured(("grants.py", VENV), ("starts.py", VENV), options=("--gpus", MANY_UNITS))[0]
     rows.insert(
         0, {"name": "test host, image cached", "value": round(boot_s, 2), "unit": "s", "against": "", "ratio": None}
     )

@@ -310,12 +310,27 @@ def test_a_container_process_reaches_no_socket_of_ours(host: RunningHost) -> Non
         assert "Containers" not in told.out
 
 
+@pytest.mark.parametrize("method", ["Grant", "Revoke", "RebuildLedger"])
+@pytest.mark.parametrize("user", ["mallory", "alice"])
+def test_only_administrators_decide_over_others(host: RunningHost, user: str, method: str) -> None:
+    parameters = {
+        "Grant": f'{{"user": "mallory", "gpus": "1", "until": {time.time() + 600}}}',
+        "Revoke": '{"lease": "l"}',
+        "RebuildLedger": "{}",
+    }[method]
+    argv = ["varlinkctl", "call", ALLOCATOR, f"io.ds01.Allocator.{method}", parameters]
+    told = host.run(user, argv, check=False)
+    assert told.status != 0
+    assert "PermissionDenied" in told.err
+    assert held(host) == {}
+
+
 @pytest.mark.parametrize("method", ["Lease", "Renew", "Release", "Record"])
 @pytest.mark.parametrize("user", ["mallory", "ada", "root"])
 def test_only_the_shim_acts_for_others(host: RunningHost, user: str, method: str) -> None:
     parameters = {
-        "Lease": '{"request_id": "r", "uid": 1001, "container_name": "x", "count": 1}',
-        "Renew": '{"lease": "l", "uid": 1001}',
+        "Lease": '{"request_id": "r", "uid": 1001, "container_name": "x", "gpus": "1", "wait_s": 0}',
+        "Renew": '{"lease": "l", "uid": 1001, "wait_s": 0}',
         "Release": '{"lease": "l", "reason": "x"}',
         "Record": '{"event": "gpu.granted", "uid": 1, "reason": "", "message": "", "container": "", '
         '"container_name": "", "request": "", "count": 1}',

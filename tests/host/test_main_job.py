@@ -181,7 +181,7 @@ def test_too_many_containers_are_refused(host: RunningHost) -> None:
         ["--cap-add", "SYS_ADMIN"],
         ["--device", "/dev/kmsg"],
         ["--device", "/dev/nvidia0"],
-        ["--device", "nvidia.com/gpu=all"],
+        ["--device", "ds01.io/gpu=l1"],
         ["--security-opt", "seccomp=unconfined"],
         ["--cgroup-parent", "ds01-student-bob.slice"],
         ["--sysctl", "net.ipv4.ip_forward=1"],
@@ -351,7 +351,7 @@ def test_varlinkctl_is_the_debugger(host: RunningHost) -> None:
     described = host.run("alice", ["varlinkctl", "introspect", socket, "io.ds01.Allocator"]).out
     for method in ("Lease", "Renew", "Release", "List", "Explain"):
         assert f"method {method}" in described
-    call = ["varlinkctl", "call", socket, "io.ds01.Allocator.Explain", '{"count": 3}']
+    call = ["varlinkctl", "call", socket, "io.ds01.Allocator.Explain", '{"gpus": "3"}']
     assert "over-units-per-container" in host.run("alice", call).out
     forbidden = ["varlinkctl", "call", socket, "io.ds01.Allocator.Release", '{"lease": "l", "reason": "mine"}']
     for user in ("mallory", "root", "ada"):

@@ -64,7 +64,7 @@ def create(body: bytes) -> bytes:
         b'{"Image":"busybox","HostConfig":{"PidMode":"host"}}',
         b'{"Image":"busybox","HostConfig":{"CgroupParent":"system.slice"}}',
         b'{"Image":"busybox","HostConfig":{"Annotations":{"cdi.k8s.io/x":"nvidia.com/gpu=all"}}}',
-        b'{"Image":"busybox","HostConfig":{"DeviceRequests":[{"Driver":"cdi","DeviceIDs":["nvidia.com/gpu=all"]}]}}',
+        b'{"Image":"busybox","HostConfig":{"DeviceRequests":[{"Driver":"cdi","DeviceIDs":["nvidia.com/gpu=all","x"]}]}}',
         b'{"Image":"busybox","HostConfig":{"DeviceRequests":[{"Driver":"cdi","DeviceIDs":["ds01.io/gpu=l1"]}]}}',
         b'{"Image":"busybox","Labels":{"ds01.uid":"1001"}}',
         b'{"Image":"busybox","Volumes":{"/v":{}}}',

@@ -71,7 +71,7 @@ def test_a_daemon_is_watched_and_restarts_in_steps(host: RunningHost, name: str)
         "Type": "notify-reload" if name == "ds01-limits-sync" else "notify",
         "WatchdogUSec": "30s",
         "Restart": "always",
-        "RestartUSec": "100ms",
+        "RestartUSec": "1ms",
         "RestartSteps": "10",
         "RestartMaxDelayUSec": "1s",
         "TimeoutStartUSec": "30s",

@@ -17,6 +17,7 @@ SHIPPED_POLICY = "/usr/share/ds01/resource-limits.yaml"
 ENGINE = "unix:///run/ds01-engine/engine.sock"
 DAEMONS = ("ds01-gpu-allocator", "ds01-docker-shim", "ds01-limits-sync", "ds01-nvml")
 SLEEP = ("sleep", "infinity")
+COMMON_NODES = frozenset({"/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools"})
 
 
 def overview(host: Machine, user: str = "ada") -> dict[str, Any]:
@@ -58,6 +59,36 @@ def gpu_nodes(host: Machine, container: str) -> set[str]:
     return set(found.out.split())
 
 
+def nodes_by_unit(host: Machine) -> dict[str, frozenset[str]]:
+    """The device nodes that make up each unit now, as the driver says: whole GPUs `2`, instances `0:1`."""
+    site = json.loads(host.root(["fakegpu", "status", "--json"]).out)
+    found: dict[str, frozenset[str]] = {}
+    for gpu in site["gpus"]:
+        node = f"/dev/nvidia{gpu['minor']}"
+        own = [one for one in site["instances"] if one["gpu"] == gpu["index"]]
+        for number, one in enumerate(own):
+            caps = {f"/dev/nvidia-caps/nvidia-cap{one[key]}" for key in ("gicap", "cicap")}
+            found[f"{gpu['index']}:{number}"] = frozenset({node, *caps})
+        if not gpu["mig"]:
+            found[str(gpu["index"])] = frozenset({node})
+    return found
+
+
+def real_units(host: Machine, container: str) -> list[str]:
+    """The units whose nodes a container's first process has, and that it has no other GPU node."""
+    has = gpu_nodes(host, container)
+    units = nodes_by_unit(host)
+    found = sorted(name for name, nodes in units.items() if nodes <= has)
+    meant = {node for name in found for node in units[name]}
+    assert has - COMMON_NODES == meant, f"'{container}' has nodes of no unit, or a part of one: {sorted(has)}"
+    return found
+
+
+def heal(host: Machine) -> None:
+    """Every simulated GPU well again, cut as /etc/fakegpu/site says."""
+    host.root("fakegpu boot && fakegpu mig-apply")
+
+
 def ledger(host: Machine, query: str) -> list[list[Any]]:
     """Rows of the ledger, read beside the allocator."""
     script = (
@@ -65,6 +96,35 @@ def ledger(host: Machine, query: str) -> list[list[Any]]:
         "print(json.dumps(c.execute(sys.argv[1]).fetchall()))"
     )
     return list(json.loads(host.root(["python3", "-c", script, query]).out))
+
+
+def leases(host: Machine, *, user: str = "") -> list[tuple[str, str, str, str]]:
+    """Leases that hold units, by unit: (unit, user, kind, state), as the ledger has them. Quick."""
+    rows = ledger(
+        host, "SELECT u.name, l.user, l.kind, l.state FROM lease_unit u JOIN lease l ON l.id = u.lease ORDER BY u.name"
+    )
+    return [(str(row[0]), str(row[1]), str(row[2]), str(row[3])) for row in rows if user in ("", row[1])]
+
+
+OPENABLE = """for n in $(find /dev -name 'nvidia*' -not -type d); do
+e=$({ : <$n; } 2>&1); case $e in *"not permitted"*) ;; *) echo $n;; esac; done"""
+"""A script for sh: the GPU nodes that the device filter lets it open. The fake's nodes have no driver behind them."""
+
+
+def unit_nodes(host: Machine, *units: str) -> set[str]:
+    """All device nodes that belong to whoever has these units: theirs, and those that all GPUs share."""
+    nodes = nodes_by_unit(host)
+    return set(COMMON_NODES).union(*(nodes[unit] for unit in units))
+
+
+def end_programs(host: Machine) -> None:
+    """End all programs and grants, and what the fake driver lists of processes."""
+    end = "systemctl kill -s KILL 'ds01-l*.scope' 2>/dev/null; fakegpu process clear"
+    host.root(f"{end}; for gpu in 0 1 2 3; do fakegpu ok $gpu; done")
+    open_now = ledger(host, "SELECT id FROM lease WHERE kind = 'login' AND state = 'active'")
+    if open_now:
+        host.run("ada", "; ".join(f"ds01 grant --end {lease}" for (lease,) in open_now), check=False)
+        host.root(["systemctl", "restart", "ds01-gpu-allocator.service"])  # it looks at once, not in ten seconds
 
 
 def policy_text(host: Machine, changes: Mapping[str, object]) -> str:

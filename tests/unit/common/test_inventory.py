@@ -50,7 +50,8 @@ def test_a_gpu_that_is_not_fit_for_work_is_listed_without_units() -> None:
 
 def test_a_gpu_without_a_uuid_is_withheld_and_not_listed() -> None:
     found = parse(gpu(0, uuid="", usable=False, reason="lost"))
-    assert (found.withheld, found.gpus, found.unusable, found.instances) == ({0: "lost"}, {}, frozenset(), {})
+    assert (found.withheld, found.gpus, found.unusable, found.instances) == ({0: "lost"}, {}, {""}, {})
+    assert found.is_unknown("GPU-7"), "it may be this one"
 
 
 def test_a_cut_gpu_without_instances_is_withheld_and_usable() -> None:

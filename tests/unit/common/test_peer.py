@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from ds01.common.errors import PeerRefused
-from ds01.common.peer import INITIAL_UID_MAP, PeerFacts, identify, origin
+from ds01.common.peer import ACCOUNTS_AGE_S, INITIAL_UID_MAP, Accounts, PeerFacts, identify, origin
 
 
 def facts(cgroup: str, uid: int = 0, uid_map: tuple[str, ...] = INITIAL_UID_MAP, namespaces: int = 1) -> PeerFacts:
@@ -77,3 +77,17 @@ def test_a_dead_peer_is_refused() -> None:
     os.close(kept[0])
     for item in (ours, theirs, listener, connection):
         item.close()
+
+
+def test_an_account_is_asked_for_once_a_second() -> None:
+    asked: list[int] = []
+    now = [100.0]
+
+    def look(uid: int) -> tuple[str, frozenset[str]]:
+        asked.append(uid)
+        return f"user{len(asked)}", frozenset({"student"})
+
+    accounts = Accounts(lambda: now[0], look)
+    assert [accounts(1001)[0], accounts(1001)[0], accounts(1002)[0]] == ["user1", "user1", "user2"]
+    now[0] += ACCOUNTS_AGE_S
+    assert accounts(1001)[0] == "user3"
