@@ -89,10 +89,12 @@ class Allocator:
         if isinstance(request, Denied):
             return await self._denied(asker, wish.gpus, wish.name, wish.request_id, request)
         known = self._known(wish.uid, wish.request_id, str(request))
-        if known is not None:
+        blank = self._blank(asker, request, wish.request_id, wish.name, LeaseKind.CONTAINER)
+        if known is not None and known.state is LeaseState.GRANTED:
             await self._book.settled()
             return known, ()
-        blank = self._blank(asker, request, wish.request_id, wish.name, LeaseKind.CONTAINER)
+        if known is not None:
+            blank = replace(blank, id=known.id)
         return await self._give(Ask(request, asker, blank), inventory, wish.wait_s, link)
 
     async def renew(self, lease_id: str, uid: int, wait_s: float, link: Link) -> Verdict:
@@ -277,13 +279,15 @@ class Allocator:
         return inventory
 
     def _known(self, uid: int, request_id: str, request: str) -> Lease | None:
-        """The lease that this request made before and that has not been used; raises `Unavailable` if it has."""
+        """The lease that this request made before and that has not been used: granted, or given back since no container
+        came of it. Raises `Unavailable` if it has been used."""
         known = self._book.of_request(uid, request_id)
         if known is None:
             return None
         if known.request != request:
             raise Unavailable(f"request '{request_id}' asked for GPU '{known.request}' before; ask anew")
-        if known.state is not LeaseState.GRANTED or known.container:
+        given_back = known.state is LeaseState.RELEASED and known.kind is LeaseKind.CONTAINER
+        if known.container or not (given_back or known.state is LeaseState.GRANTED):
             raise Unavailable(f"request '{request_id}' was answered before, and its lease was used; ask anew")
         return known
 

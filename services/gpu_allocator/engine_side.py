@@ -18,6 +18,9 @@ from ds01.gpu_allocator.foreign import Foreign, gpus_of, of_foreign
 from ds01.gpu_allocator.lifecycle import DRAIN_WAIT_S, on_container, on_units, release
 from ds01.gpu_allocator.reports import of_lease, of_restart
 
+STRANGER_S = 3.0
+"""How long the engine may take to tell of a container that no lease knows."""
+
 LOOKS_AT_ONCE = 32
 """How many containers are asked about at the same time."""
 
@@ -56,6 +59,7 @@ class EngineSide:
         self._hints: set[asyncio.Task[None]] = set()
         self._few = asyncio.Semaphore(LOOKS_AT_ONCE)
         self._made_with: dict[str, Foreign | None] = {}
+        self._unknown: dict[str, Foreign] = {}
 
     # --- what runs ------------------------------------------------------------------------------------------------
 
@@ -203,10 +207,20 @@ class EngineSide:
         known = {lease.container for lease in self._book.leases}
         strangers = [one for one in listed if one.running and one.id not in known]
         self._made_with = {one.id: self._made_with[one.id] for one in strangers if one.id in self._made_with}
-        for one in strangers:
-            if one.id not in self._made_with:
-                self._meet(one.id, await self._engine.raw(one.id))
+        self._unknown = {}
+        await asyncio.gather(*(self._inspect(one) for one in strangers if one.id not in self._made_with))
         self._see_bypassing()
+
+    async def _inspect(self, one: Listed) -> None:
+        """What a stranger was made with. Of one that the engine can't tell of, anybody's but the shim's, it may be all;
+        a container that hangs its own inspection must not keep the others from GPUs."""
+        try:
+            async with self._few, asyncio.timeout(STRANGER_S):
+                self._meet(one.id, await self._engine.raw(one.id))
+        except (Ds01Error, TimeoutError) as exc:
+            _logger.debug("container %s could not be looked at: %s", one.id, exc)
+            if one.owner_uid is None:
+                self._unknown[one.id] = Foreign(one.id, one.name, everything=True, names=())
 
     async def _look_at_stranger(self, container: str) -> None:
         try:
@@ -234,7 +248,8 @@ class EngineSide:
             self._book.note(of_foreign(found))
 
     def _see_bypassing(self) -> None:
-        self._facts.bypassing = tuple(one for one in self._made_with.values() if one is not None)
+        met = (one for one in self._made_with.values() if one is not None)
+        self._facts.bypassing = (*met, *self._unknown.values())
 
     # --- taking a unit away -----------------------------------------------------------------------------------------
 

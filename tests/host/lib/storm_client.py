@@ -18,7 +18,7 @@ from collections import Counter
 MOST_PROCESSES = 3
 """At a time and user: two cores are enough for the whole storm."""
 
-BOUND_S = 150.0
+BOUND_S = 100.0
 """`container deploy --wait=10s` asks again for 120 s beyond its wait while what must answer is away."""
 
 NONE_IN_TIME = "(it did not end in time)"

@@ -44,6 +44,8 @@ class EngineWorld:
 
     async def raw(self, container: str) -> Mapping[str, Any] | None:
         self._speak()
+        if container in self.stuck:
+            raise Unavailable("no answer in time")
         return self.made_with.get(container, {"Id": container})
 
     async def inspect(self, reference: str) -> ContainerFacts | None:

@@ -63,6 +63,21 @@ def test_a_request_whose_lease_was_used_gets_no_lease_again(tmp_path: Path) -> N
     play(tmp_path, story)
 
 
+def test_a_lease_that_was_given_back_before_a_container_came_is_had_again(tmp_path: Path) -> None:
+    """The engine died under the create; whoever asked asks again, by the same request."""
+
+    async def story(scene: Scene) -> None:
+        first = await scene.lease(ALICE, request="r1")
+        assert isinstance(first, Lease)
+        await scene.allocator.release(first.id, "the engine refused to create the container")
+        assert scene.book.leases == ()
+        again = await scene.lease(ALICE, request="r1")
+        assert isinstance(again, Lease)
+        assert (again.id, again.state, scene.state(again)) == (first.id, LeaseState.GRANTED, LeaseState.GRANTED)
+
+    play(tmp_path, story)
+
+
 def test_units_are_not_free_while_any_container_carries_the_lease(tmp_path: Path) -> None:
     async def story(scene: Scene) -> None:
         lease, identity = await scene.run(ALICE)

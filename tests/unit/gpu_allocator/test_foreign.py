@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -155,5 +156,33 @@ def test_a_container_with_a_lease_is_not_foreign(tmp_path: Path) -> None:
         await scene.settle()
         assert "gpu.bypassed" not in scene.journal.names()
         assert isinstance(await scene.lease(BOB), Lease)
+
+    play(tmp_path, story)
+
+
+def test_a_container_that_hangs_its_own_inspection_keeps_nobody_from_gpus(tmp_path: Path) -> None:
+    """Whoever has a container can make it do so, and the shim's have no GPU but by a lease."""
+
+    async def story(scene: Scene) -> None:
+        identity = scene.engine.create("", BOB)
+        scene.engine.set(identity, running=True)
+        scene.engine.stuck.add(identity)
+        await scene.side.reconcile()
+        assert isinstance(await scene.lease(ALICE), Lease)
+
+    play(tmp_path, story)
+
+
+def test_what_root_started_and_nobody_can_tell_of_may_have_every_gpu(tmp_path: Path) -> None:
+    async def story(scene: Scene) -> None:
+        identity = scene.engine.create("", BOB)
+        running = replace(scene.engine.containers[identity], running=True, owner_uid=None)
+        scene.engine.containers[identity] = running
+        scene.engine.stuck.add(identity)
+        await scene.side.reconcile()
+        assert isinstance(await scene.lease(ALICE), Denied)
+        scene.engine.stuck.clear()
+        await scene.side.reconcile()
+        assert isinstance(await scene.lease(ALICE), Lease)
 
     play(tmp_path, story)
