@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,15 @@ class CdiFiles:
         self._parsed = NO_VENDOR
         self._written: str | None = None
 
-    def vendor(self) -> VendorSpec:
-        """The vendor's specification with the devices whose nodes exist now; an empty one if there is none."""
+    def vendor(self, wanted: Container[str] | None = None) -> VendorSpec:
+        """The vendor's specification with the devices whose nodes exist now, of those `wanted` (by name; None: of all);
+        an empty one if there is none."""
         parsed = self._parse()
-        present = {name: edits for name, edits in parsed.devices.items() if all(map(os.path.exists, node_paths(edits)))}
+        present = {
+            name: edits
+            for name, edits in parsed.devices.items()
+            if (wanted is None or name in wanted) and all(map(os.path.exists, node_paths(edits)))
+        }
         return replace(parsed, devices=present)
 
     def write(self, spec: Mapping[str, Any]) -> None:

@@ -103,6 +103,7 @@ class Allocator:
         lease = self._book.past(lease_id)
         if lease is None or lease.uid != uid or lease.kind is not LeaseKind.CONTAINER:
             raise Unavailable(f"there is no lease '{lease_id}'; create the container anew")
+        self._book.publish()  # with the nodes of this moment
         if self._book.missing(lease):  # the instances may be new ones, and what was read of them a second old
             inventory = await self._facts.stock.fresh(max_age_s=0.0)
             lease = self._book.past(lease_id) or lease

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
 from typing import Any, Protocol
 
-from ds01.common.cdi import NO_VENDOR, VendorSpec, compose, missing_units, node_paths, own_nodes
+from ds01.common.cdi import VendorSpec, compose, missing_units, node_paths, own_nodes
 from ds01.common.errors import LedgerBroken
 from ds01.common.events import Event, EventLog
 from ds01.common.model import HOLDING, NO_SHARE, Entry, Lease, Share, Unit, UnitKey, Waiter
@@ -39,7 +39,7 @@ class LedgerFile(Protocol):
 class DeviceFiles(Protocol):
     """The CDI side."""
 
-    def vendor(self) -> VendorSpec: ...
+    def vendor(self, wanted: Container[str] | None = None) -> VendorSpec: ...
     def write(self, spec: Mapping[str, Any]) -> None: ...
 
 
@@ -103,7 +103,6 @@ class Book:
         self._writer = LedgerWriter(ledger, partial(self._settle, self._epoch))
         self._unsettled: deque[_Pending] = deque()
         self._units: tuple[Unit, ...] = ()
-        self._vendor = NO_VENDOR
         self.version = 0
         """Grows with each change of leases, waiters or units, so that what follows from them can be kept."""
         self.is_known = True
@@ -207,9 +206,9 @@ class Book:
             await asyncio.shield(self._unsettled[-1].done)
 
     def see_units(self, units: tuple[Unit, ...]) -> None:
-        """The inventory was read; what the vendor's file says of these units holds until it is read again."""
+        """The inventory was read."""
         self.version += units != self._units
-        self._units, self._vendor = units, self._devices.vendor()
+        self._units = units
         self.publish()
 
     def publish(self) -> None:
@@ -217,9 +216,11 @@ class Book:
         if not self.is_known:
             return
         leases = self._durable.leases.values()
-        self._devices.write(compose(leases, self._units, self._vendor))
         by_key = {unit.key: unit for unit in self._units}
-        self._missing = {lease.id: missing_units(lease, by_key, self._vendor) for lease in leases}
+        wanted = {by_key[unit.key].uuid for lease in leases for unit in lease.units if unit.key in by_key}
+        vendor = self._devices.vendor(wanted)
+        self._devices.write(compose(leases, self._units, vendor))
+        self._missing = {lease.id: missing_units(lease, by_key, vendor) for lease in leases}
 
     def missing(self, lease: Lease) -> tuple[str, ...]:
         """Names of the lease's units that do not exist now, or have no device entry."""

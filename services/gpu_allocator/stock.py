@@ -83,8 +83,14 @@ class Stock:
         if self._is_lost or before is None or before.units != now.units:
             names = ",".join(unit.name for unit in now.units)
             self._log.emit(Event("nvml.found", f"The GPUs were read: {names or 'no unit'}", new=names))
-        for event in withheld_events({} if before is None else before.withheld, now.withheld, self._leases()):
+        for event in withheld_events({} if before is None else troubled(before), troubled(now), self._leases()):
             self._log.emit(event)
+
+
+def troubled(inventory: Inventory) -> dict[int, str]:
+    """What is wrong with GPUs, by index. One that has merely not been cut into instances is not in trouble."""
+    well = {index for uuid, index in inventory.gpus.items() if uuid not in inventory.unusable}
+    return {index: why for index, why in inventory.withheld.items() if index not in well}
 
 
 def withheld_events(before: Mapping[int, str], now: Mapping[int, str], leases: Iterable[Lease]) -> list[Event]:

@@ -69,6 +69,7 @@ def test_limits_sync_is_down(host: RunningHost) -> None:
     assert "slice" in told.err or "limits" in told.err
 
 
+@pytest.mark.expect_warnings("is given to nobody")
 def test_a_gpu_is_lost(host: RunningHost) -> None:
     try:
         for gpu in ("0", "1"):

@@ -182,7 +182,7 @@ class DeviceFolder:
     def __init__(self) -> None:
         self.spec: Mapping[str, Any] = {"devices": []}
 
-    def vendor(self) -> VendorSpec:
+    def vendor(self, wanted: object = None) -> VendorSpec:
         common = {"deviceNodes": [{"path": "/dev/nvidiactl"}]}
         return VendorSpec("0.6.0", common, {unit.uuid: {"deviceNodes": [{"path": NODES + unit.uuid}]} for unit in EVER})
 
