@@ -85,6 +85,8 @@ def run(start: Callable[[AsyncExitStack], Awaitable[str]], notify: Notify, reloa
     daemon with status 1, so that systemd starts it again.
     """
     logging.basicConfig(level=os.environ.get("DS01_LOG_LEVEL", "INFO"), format="%(message)s", stream=sys.stderr)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_Few())
     asyncio.run(_run(start, notify, reloads))
 
 
@@ -109,6 +111,23 @@ async def _run(start: Callable[[AsyncExitStack], Awaitable[str]], notify: Notify
             notify.alive()
             await asyncio.wait([stop], timeout=period_s)
         notify.stopping()
+
+
+class _Few(logging.Filter):
+    """Lets one message of asyncvarlink a second through: what callers can provoke must not fill the journal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._next = 0.0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether this one is told."""
+        if not record.name.startswith("asyncvarlink"):
+            return True
+        if record.created < self._next:
+            return False
+        self._next = record.created + 1.0
+        return True
 
 
 def supervise(task: asyncio.Task[None]) -> asyncio.Task[None]:

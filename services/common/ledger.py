@@ -285,7 +285,7 @@ class Ledger:
     def _read(self, query: str, arguments: tuple[object, ...] = ()) -> list[Any]:
         try:
             return self._reader.execute(query, arguments).fetchall()
-        except sqlite3.Error as exc:
+        except (sqlite3.Error, ValueError, OverflowError) as exc:
             raise LedgerBroken(f"the ledger can't be read: {exc}") from exc
 
     def _lease(self, row: tuple[Any, ...]) -> Lease:
@@ -309,7 +309,7 @@ class Ledger:
             cursor.execute("BEGIN IMMEDIATE")
             yield cursor
             cursor.execute("COMMIT")
-        except sqlite3.Error as exc:
+        except (sqlite3.Error, ValueError, OverflowError) as exc:  # the last two: what SQLite has no form for
             self._roll_back(cursor)
             raise LedgerBroken(f"the ledger can't be written: {exc}") from exc
         except BaseException:

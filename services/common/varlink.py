@@ -1,8 +1,8 @@
 """Varlink as DS01 speaks it: asyncvarlink with limits, no file descriptors, and the peer known to every method.
 
 One registry per connection, so that an interface is built for the caller it serves. What a caller may not do to us:
-send more than 64 KiB without an end, dawdle, open more than 16 connections or queue more than 32 calls per uid, go on
-after a malformed message, or make us hold descriptors.
+send more than 64 KiB without an end, dawdle, leave 256 KiB of answers unread, open more than 16 connections or queue
+more than 32 calls per uid, go on after a malformed message, or make us hold descriptors.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from ds01.common.rates import Rates
 MAX_MESSAGE_BYTES = 64 * 1024
 MAX_CONNECTIONS_PER_UID = 16
 MAX_CALLS_PER_UID = 32
+MAX_UNREAD_BYTES = 256 * 1024
 MESSAGE_TIMEOUT_S = 10.0
 BACKLOG = 4096
 ACCEPTS_AT_ONCE = 64
@@ -59,6 +60,11 @@ class _PlainTransport(VarlinkTransport):
     def __init__(self, loop: asyncio.AbstractEventLoop, connection: socket.socket, protocol: _ServerProtocol) -> None:
         super().__init__(loop, connection, connection, protocol)
         self._handle_read = self._handle_read_fd
+
+    @property
+    def unread_bytes(self) -> int:
+        """Answers that the caller has not taken yet."""
+        return sum(len(chunk) for chunks, _, _ in self._sendqueue for chunk in chunks)
 
 
 class _ServerProtocol(VarlinkInterfaceServerProtocol):
@@ -100,6 +106,9 @@ class _ServerProtocol(VarlinkInterfaceServerProtocol):
 
     def request_received(self, obj: Any, fds: FileDescriptorArray | None) -> asyncio.Future[None] | None:
         self._calls = len(self._consumer_queue)
+        if isinstance(self._transport, _PlainTransport) and self._transport.unread_bytes > MAX_UNREAD_BYTES:
+            self._abort("answers are not read")
+            return None
         try:
             VarlinkMethodCall.fromjson(obj)
         except (TypeError, ValueError):

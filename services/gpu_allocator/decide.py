@@ -38,7 +38,7 @@ def objections(request: GpuRequest, asker: Asker, world: World) -> Iterator[Deni
         return
     free = _available(request, asker, world)
     chosen = choose(request, free, world)
-    least = _cheapest(wanted, request.count)
+    least = cheapest(wanted, request.count)
     over = list(_over_quota(chosen or least, request, asker, world))
     if chosen and over and not any(_over_quota(least, request, asker, world)):
         over, chosen = [], None  # what is free is too much for him; a smaller unit would do, once it is free
@@ -112,14 +112,15 @@ def _profiles(world: World) -> str:
     return ", ".join(found) or "there is none at the moment"
 
 
-def _cheapest(units: Sequence[Unit], count: int) -> tuple[Unit, ...]:
+def cheapest(units: Sequence[Unit], count: int) -> tuple[Unit, ...]:
     """The least that `count` units could cost, to judge a quota when nothing is free."""
     return tuple(sorted(units, key=lambda unit: (unit.size, unit.key))[:count])
 
 
 def _over_quota(units: Sequence[Unit], request: GpuRequest, asker: Asker, world: World) -> Iterator[Denied]:
-    own = [lease for lease in world.leases if lease.uid == asker.uid]
-    group = [lease for lease in world.leases if lease.group == asker.group]
+    counted = (*world.leases, *world.promised)
+    own = [lease for lease in counted if lease.uid == asker.uid]
+    group = [lease for lease in counted if lease.group == asker.group]
     yield from _over(
         units,
         world,

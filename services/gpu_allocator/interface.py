@@ -3,6 +3,7 @@
 No postponed annotations here: asyncvarlink reads the types of the methods at run time.
 """
 
+import re
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Protocol, TypedDict, TypeVar
@@ -17,6 +18,9 @@ from ds01.common.peer import Peer
 from ds01.common.varlink import Link, require_service
 
 SHIM = "ds01-docker-shim.service"
+
+LONGEST_TEXT = 400
+_REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{7,63}")
 
 T = TypeVar("T")
 
@@ -231,6 +235,7 @@ class AllocatorInterface(VarlinkInterface, name="io.ds01.Allocator"):
         """Lease units for a container of `uid`, waiting in the queue for `wait_s` seconds at most (0: not at all).
         The same request_id of the same uid has the same answer, or goes on waiting at its place."""
         require_service(self._peer, SHIM)
+        _require_texts(request_id=request_id, gpus=gpus, container_name=container_name)
         wish = ContainerWish(request_id, uid, container_name, gpus, wait_s)
         return self._answer(await _said(self._allocator.lease(wish, self._link)), uid)
 
@@ -250,6 +255,7 @@ class AllocatorInterface(VarlinkInterface, name="io.ds01.Allocator"):
     async def Run(self, *, request_id: str, command: str, gpus: str, wait_s: float) -> Answer:
         """Lease units for the calling process, and move it into a scope of the caller's slice that may open exactly
         these; `gpus` "0" is a scope without any. What it becomes by exec, and its children, stay there."""
+        _require_texts(request_id=request_id, gpus=gpus)
         wish = HostWish(request_id, command, gpus, wait_s)
         return self._answer(await _said(self._allocator.run(self._peer, wish, self._link)), self._peer.uid)
 
@@ -257,6 +263,7 @@ class AllocatorInterface(VarlinkInterface, name="io.ds01.Allocator"):
     async def Grant(self, *, user: str, gpus: str, until: float) -> Answer:
         """Open GPUs to the login sessions of `user` until a time. For administrators."""
         self._require_admin()
+        _require_texts(user=user, gpus=gpus)
         wish = LoginWish(user, gpus, until)
         return self._answer(await _said(self._allocator.open_login(self._peer, wish)), self._peer.uid)
 
@@ -264,6 +271,7 @@ class AllocatorInterface(VarlinkInterface, name="io.ds01.Allocator"):
     async def Revoke(self, *, lease: str) -> None:
         """End what Grant opened before its time. For administrators."""
         self._require_admin()
+        _require_texts(lease=lease)
         await _said(self._allocator.revoke(self._peer, lease))
 
     @varlinkmethod
@@ -297,6 +305,7 @@ class AllocatorInterface(VarlinkInterface, name="io.ds01.Allocator"):
     @varlinkmethod
     async def Explain(self, *, gpus: str) -> Explanation:
         """What a request of the caller would get now and why, or everything that speaks against it. Changes nothing."""
+        _require_texts(gpus=gpus)
         lines, verdict, against = await _said(self._allocator.explain(self._peer, gpus))
         denials = [self._denial(one, self._peer.uid) for one in against]
         if isinstance(verdict, Denied):
@@ -350,6 +359,23 @@ class AllocatorInterface(VarlinkInterface, name="io.ds01.Allocator"):
                 for one in verdict.to_end
             ],
         )
+
+
+def _require_texts(**untrusted: str) -> None:
+    """What users say is kept in the ledger and the journal: it has an end, and nothing that is no text.
+
+    Raises:
+        NotPossible: a text is too long, has characters that can't be shown, or is not the id of a request.
+    """
+    for name, text in untrusted.items():
+        if len(text) > LONGEST_TEXT or not text.isprintable():
+            raise NotPossible(
+                message=f"'{name}' is longer than {LONGEST_TEXT} characters, or has some that are no text"
+            )
+        if name == "request_id" and not _REQUEST_ID.fullmatch(text):
+            raise NotPossible(
+                message="'request_id' must be 8 to 64 letters, digits and '-', beginning with one of the first"
+            )
 
 
 async def _said(work: Awaitable[T]) -> T:

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from ds01.common.model import Denied, Granted, Reason, UnitKey, Waiter
+from ds01.common.model import Denied, Granted, Lease, LeasedUnit, LeaseState, Reason, Unit, UnitKey, Waiter
 from ds01.gpu_allocator.choose import candidates, keys
-from ds01.gpu_allocator.decide import decide
+from ds01.gpu_allocator.decide import cheapest, decide
 from ds01.gpu_allocator.request import GpuRequest
 from ds01.gpu_allocator.world import Asker, World
 
@@ -65,26 +65,52 @@ def plan(lines: Iterable[InLine], world: World) -> Plan:
     claimed: frozenset[UnitKey] = frozenset()
     found: tuple[InLine, Granted] | None = None
     waiting: list[tuple[InLine, Denied]] = []
+    promised: list[Lease] = []
     for line in ordered(lines):
-        verdict = decide(line.request, line.asker, _seen_by(line.waiter, world, reserved))
+        verdict = decide(line.request, line.asker, _seen_by(line.waiter, world, reserved, promised))
         wants = keys(candidates(line.request, world, allow_full=line.asker.allow_full))
         if isinstance(verdict, Granted):
             if line.present and found is None:
                 found = (line, verdict)
             reserved |= keys(verdict.units)
+            promised.append(_promise(line, verdict.units))
             continue
         waiting.append((line, verdict))
         if verdict.reason is Reason.NONE_FREE and not wants & claimed:
             reserved |= keys(unit for unit in world.free() if unit.key in wants and unit.key not in reserved)
             claimed |= wants
+            wanted = candidates(line.request, world, allow_full=line.asker.allow_full)
+            promised.append(_promise(line, cheapest(wanted, line.request.count)))
     return Plan(found, _turns(waiting, world), reserved)
 
 
-def _seen_by(waiter: Waiter, world: World, reserved: frozenset[UnitKey]) -> World:
-    """The world without the lease that the waiter already has and wants other units for: it takes its place."""
+def _promise(line: InLine, units: Iterable[Unit]) -> Lease:
+    """What is kept for somebody as if he held it: nobody has more kept for him than his quota."""
+    waiter = line.waiter
+    return Lease(
+        id=f"promised-{waiter.uid}-{waiter.request_id}",
+        request_id=waiter.request_id,
+        uid=waiter.uid,
+        user=waiter.user,
+        group=waiter.group,
+        container="",
+        container_name=waiter.name,
+        count=line.request.count,
+        state=LeaseState.GRANTED,
+        since=waiter.since,
+        until=None,
+        units=tuple(LeasedUnit(unit.key, unit.name, unit.profile, unit.size) for unit in units),
+        kind=waiter.kind,
+        request=waiter.request,
+    )
+
+
+def _seen_by(waiter: Waiter, world: World, reserved: frozenset[UnitKey], promised: Iterable[Lease]) -> World:
+    """The world without the lease that the waiter already has and wants other units for: it takes its place; and with
+    what was promised to those before him."""
     key = (waiter.uid, waiter.request_id)
     others = tuple(lease for lease in world.leases if (lease.uid, lease.request_id) != key)
-    return replace(world, leases=others, reserved=reserved)
+    return replace(world, leases=others, reserved=reserved, promised=tuple(promised))
 
 
 def _turns(waiting: Sequence[tuple[InLine, Denied]], world: World) -> tuple[Turn, ...]:

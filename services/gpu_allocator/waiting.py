@@ -70,6 +70,9 @@ class Queue:
         """The request comes again and waits no more: whether it has a place now, which is never."""
         for waiter in self._facts.book.waiters:
             if (waiter.uid, waiter.request_id) == (uid, request_id):
+                place = self._present.get((uid, request_id))
+                if place is not None:
+                    place.moved.set()
                 self._leave(waiter, "it waits no more")
         return False
 

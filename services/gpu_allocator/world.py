@@ -18,7 +18,8 @@ class World:
     """What exists and who holds it at the moment of a decision.
 
     `withheld`: why a GPU (by index) offers nothing at the moment. `occupied`: why a unit that no lease holds may not be
-    given away either. `reserved`: units that are kept for somebody who waits. `links`: GPUs joined by NVLink. `ends`:
+    given away either. `reserved`: units that are kept for somebody who waits; `promised`: what he will have by that,
+    which counts against his quota. `links`: GPUs joined by NVLink. `ends`:
     when leases (by id) are expected to end at the latest (see facts.py), in seconds of the epoch; absent where nobody
     knows.
     """
@@ -30,6 +31,7 @@ class World:
     reserved: frozenset[UnitKey] = frozenset()
     links: Mapping[int, frozenset[int]] = field(default_factory=dict)
     ends: Mapping[str, float] = field(default_factory=dict)
+    promised: tuple[Lease, ...] = ()
 
     def taken(self) -> frozenset[UnitKey]:
         """What leases hold."""

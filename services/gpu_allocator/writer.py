@@ -8,6 +8,8 @@ that never became durable.
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import queue
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -39,7 +41,7 @@ class LedgerWriter:
         self._entries: queue.SimpleQueue[tuple[int, Entry] | None] = queue.SimpleQueue()
         self._generation = 0  # the loop's: entries decided on after this many failures
         self._failures = 0  # the thread's
-        self._thread = threading.Thread(target=self._work, name="ledger", daemon=True)
+        self._thread = threading.Thread(target=self._work_or_die, name="ledger", daemon=True)
         self._thread.start()
 
     def write(self, entry: Entry) -> None:
@@ -50,6 +52,14 @@ class LedgerWriter:
         """Write what was handed over, and end."""
         self._entries.put(None)
         self._thread.join()
+
+    def _work_or_die(self) -> None:
+        """Nothing is answered without this thread: if it dies the daemon does, and systemd starts it again."""
+        try:
+            self._work()
+        except Exception:
+            logging.getLogger(__name__).critical("the ledger's thread died", exc_info=True)
+            os._exit(1)
 
     def _work(self) -> None:
         while True:

@@ -200,3 +200,34 @@ def test_what_is_being_written_is_not_read_before_it_is_durable(path: Path) -> N
     assert ledger.shares() == {}
     ledger._connection.execute("COMMIT")
     assert set(ledger.shares()) == {1}
+
+
+def test_what_has_no_form_in_the_file_is_said_to_be_so(path: Path) -> None:
+    ledger = Ledger.open(path)
+    with pytest.raises(LedgerBroken):
+        ledger.write([Entry(events=((1.0, Event("gpu.denied", "no", user="\ud800", uid=ALICE)),))])
+    with pytest.raises(LedgerBroken):
+        ledger.by_request(ALICE, "\ud800")
+    ledger.write([Entry(leases=(lease(ALICE, instance(0, 0)),))])
+    assert len(ledger.holding()) == 1
+
+
+def test_what_one_user_makes_it_keep_has_an_end(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"KEPT_OF_USER": 10, "KEPT_LEASES": 3, "SWEEP": 5}.items():
+        monkeypatch.setattr(module, name, value)
+    ledger = Ledger.open(path)
+    held = lease(BOB, instance(0, 0))
+    ledger.write([Entry(leases=(held,), events=((1.0, Event("gpu.granted", "yes", uid=BOB)),))])
+    for number in range(40):
+        ended = replace(
+            lease(ALICE, instance(0, 1), state=LeaseState.RELEASED),
+            id=f"l{number}",
+            request_id=f"r{number}",
+            since=float(number),
+        )
+        ledger.write([Entry(leases=(ended,), events=((1.0, Event("gpu.released", "ended", uid=ALICE)),))])
+    assert ledger.count_records("gpu.released") <= 15
+    assert ledger.count_records("gpu.granted") == 1
+    assert ledger.by_id("l0") is None
+    assert ledger.by_id("l39") is not None
+    assert ledger.holding() == (held,)

@@ -309,3 +309,18 @@ def test_a_service_of_ours_may_queue_more(tmp_path: Path) -> None:
             assert b"many" in await reader.readuntil(b"\0")
 
     run(tmp_path, scene, SHIM)
+
+
+def test_who_reads_no_answers_is_asked_no_more(tmp_path: Path) -> None:
+    async def scene(service: Service) -> None:
+        _, writer = await service.connect()
+        message = json.dumps({"method": "io.ds01.Echo.Say", "parameters": {"text": "x" * 30_000}}).encode() + b"\0"
+        try:
+            for _ in range(1000):
+                writer.write(message)
+                await asyncio.wait_for(writer.drain(), 5)
+        except (ConnectionError, TimeoutError):
+            return
+        pytest.fail("a thousand answers wait in memory")
+
+    run(tmp_path, scene)

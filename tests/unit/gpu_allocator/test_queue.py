@@ -220,3 +220,15 @@ def test_a_waiter_is_served_with_what_decides_for_newcomers_too() -> None:
     assert isinstance(found.next[0].waiter, Waiter)
     assert found.next[1] == Granted((whole(2),))
     assert found.next[1].units[0].size == Fraction(1)
+
+
+def test_nobody_has_more_kept_for_him_than_his_quota() -> None:
+    """Places by pairs of a unit that is held and one that is free would keep every free unit for somebody with two."""
+    busy = tuple(lease(RITA, unit) for unit in REFERENCE_SITE[:3])
+    pairs = [
+        replace(line(BOB, f"{held.name},{free.name}", limits=STUDENT), waiter=waiter(BOB, name=f"w{free.name}"))
+        for held, free in zip(REFERENCE_SITE[:3], REFERENCE_SITE[3:6], strict=True)
+    ]
+    found = plan(pairs, World(REFERENCE_SITE, busy))
+    assert len(reserved(found)) == 1
+    assert Reason.OVER_MIG_INSTANCES in {turn.denied.reason for turn in found.turns}
