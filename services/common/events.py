@@ -57,7 +57,7 @@ EVENTS: dict[str, EventKind] = {
     "gpu.activated": EventKind(
         "c891b97d8b874da78901f3b886ba1fd3",
         Priority.INFO,
-        "The container of a lease runs",
+        "The container or program of a lease runs",
         "Its GPU units are in use.",
     ),
     "gpu.held": EventKind(
@@ -76,7 +76,8 @@ EVENTS: dict[str, EventKind] = {
         "a2f9d0b342a9494398a7b30b8ae11d5c",
         Priority.INFO,
         "GPU units are being taken back",
-        "The device entry of the lease is gone; the units are free once its container has twice been seen not to run.",
+        "The device entry of the lease is gone; the units are free once nothing of it runs: its container was\n"
+        "twice seen not to, or its scope is gone and NVML lists no process of its user there.",
     ),
     "gpu.released": EventKind(
         "bad300718e1a43858b08ae02310ca0b8",
@@ -173,6 +174,12 @@ EVENTS: dict[str, EventKind] = {
         Priority.NOTICE,
         "The ledger is written again",
         "GPUs are granted and released again.",
+    ),
+    "ledger.rebuilt": EventKind(
+        "618fd9f057914e7faafe586bf2682d18",
+        Priority.NOTICE,
+        "The ledger was made anew from what runs",
+        "An administrator ran 'ds01 ledger rebuild'. The message says what was found; the old file is kept beside it.",
     ),
     "container.restarted": EventKind(
         "68b8be8c8e6e4dd494d16b675c9537f7",

@@ -9,7 +9,7 @@ from typing import Any
 
 from ds01.docker_shim.model import Refused, ToEnd
 
-NONE_FREE = "none-free"
+NONE_FREE, OVER_GROUP = "none-free", "over-group-total"
 WAIT_HINT = (
     "'ds01 status' shows who holds what; try again later, or wait for your turn: docker run --label ds01.wait=1h …, "
     "or 'container deploy NAME --wait'"
@@ -28,7 +28,7 @@ def refused_of(untrusted: Any) -> Refused:
         409 if reason in _NOW_NOT else 400 if reason in _BAD else 403,
         reason,
         str(untrusted["message"]) + _said(to_end),
-        WAIT_HINT if reason == NONE_FREE else hint,
+        WAIT_HINT if reason in (NONE_FREE, OVER_GROUP) else hint,
         limit=str(untrusted["limit"]),
         used=str(untrusted["used"]),
         requested=str(untrusted["requested"]),

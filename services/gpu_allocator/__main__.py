@@ -16,6 +16,7 @@ from ds01.common.cdifiles import CdiFiles
 from ds01.common.daemon import listen_sockets, run, supervise
 from ds01.common.engine import Engine
 from ds01.common.errors import Ds01Error, LedgerBroken
+from ds01.common.events import Event
 from ds01.common.inventory import read_inventory, read_processes
 from ds01.common.ledger import KEPT_S, LEDGER_FILE, Ledger
 from ds01.common.model import Entry, Lease, Share, Waiter
@@ -86,14 +87,20 @@ async def start(stack: AsyncExitStack) -> str:
     facts = Facts(book, stock, policy, Accounts(time.monotonic), time.time)
     if problem:
         facts.ledger_problem, book.is_known = problem, False
-        logging.getLogger(__name__).error("%s; repair it with 'ds01 ledger rebuild'", problem)
+        log.emit(Event("ledger.broken", f"Nothing new is granted or released: {problem}", reason=problem))
     queue = Queue(facts)
     hosts = Hosts(facts, systemd, ensure_slice, read_processes, book.nodes, place_of)
     side = EngineSide(
         facts, engine, log, lambda lease, pid: book.strange_nodes(lease, gpu_nodes(pid)), lambda: allocator.changed()
     )
     sources = Sources(
-        engine.listed, engine.inspect, gpu_nodes, devices.vendor, lambda: systemd.active(["ds01-l*.scope"])
+        engine.listed,
+        engine.inspect,
+        gpu_nodes,
+        devices.vendor,
+        programs=lambda: systemd.active(["ds01-l*.scope"]),
+        timers=lambda: systemd.active(["ds01-l*.timer"]),
+        end=systemd.start,
     )
     allocator = Allocator(facts, side, hosts, queue, lambda: rebuild(facts, sources, LEDGER_FILE))
     systemd.listen_to_ends(hosts.ended)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from ds01.common.errors import Ds01Error, PeerRefused, Unavailable
 from ds01.common.events import Event
 from ds01.common.inventory import Inventory
-from ds01.common.model import Denied, Granted, Lease, LeasedUnit, LeaseKind, LeaseState, Reason, Waiter
+from ds01.common.model import Denied, Granted, Lease, LeasedUnit, LeaseKind, LeaseState, Reason
 from ds01.common.peer import Peer, uid_of
 from ds01.common.rates import Rates
 from ds01.common.varlink import Link
@@ -38,11 +38,14 @@ from ds01.gpu_allocator.queue import InLine
 from ds01.gpu_allocator.reports import of_denial
 from ds01.gpu_allocator.request import GpuRequest, parse_request
 from ds01.gpu_allocator.snapshot import snapshot_text
-from ds01.gpu_allocator.waiting import Queue, waits_until
+from ds01.gpu_allocator.waiting import Queue, waiter_of
 from ds01.gpu_allocator.world import Asker, masked, unlimited
 
 DENIALS_PER_S, DENIALS_BURST = 0.1, 20.0
 """How many denials of one user reach the journal."""
+
+WAITED_FOR = (Reason.NONE_FREE, Reason.OVER_GROUP_TOTAL)
+"""What others end by themselves, so that waiting helps."""
 
 NO_GPU = "0"
 """What a program asks for that wants its slice and no unit."""
@@ -318,11 +321,15 @@ class Allocator:
             waits = self._queue.give_up(ask.asker.uid, ask.blank.request_id)
         world = self._facts.world(inventory, self._queue.reserved(), without=ask.blank.id)
         verdict = decide(ask.request, ask.asker, world)
+        helps = isinstance(verdict, Denied) and (wait_s <= 0 or verdict.reason not in WAITED_FOR)
+        if helps and await self._hosts.ends_something_of(ask.asker.uid):
+            world = self._facts.world(inventory, self._queue.reserved(), without=ask.blank.id)
+            verdict = decide(ask.request, ask.asker, world)
         if isinstance(verdict, Granted) and not waits:
             lease, durable = self._granted(ask.blank, verdict, ask.event, "within quota, and free")
             await durable
             return lease, verdict.warnings
-        may_wait = waits or (isinstance(verdict, Denied) and verdict.reason is Reason.NONE_FREE)
+        may_wait = waits or (isinstance(verdict, Denied) and verdict.reason in WAITED_FOR)
         if wait_s > 0 and may_wait:
             return await self._wait(ask, wait_s, link)
         assert isinstance(verdict, Denied)
@@ -330,18 +337,8 @@ class Allocator:
         return await self._denied(ask.asker, str(ask.request), name, request_id, verdict)
 
     async def _wait(self, ask: Ask, wait_s: float, link: Link) -> Verdict:
-        now, blank = self._facts.now(), ask.blank
-        waiter = Waiter(
-            request_id=blank.request_id,
-            uid=blank.uid,
-            user=blank.user,
-            group=blank.group,
-            request=str(ask.request),
-            name=blank.container_name,
-            kind=blank.kind,
-            since=now,
-            until=waits_until(now, wait_s),
-        )
+        blank = replace(ask.blank, request=str(ask.request))
+        waiter = waiter_of(blank, self._facts.now(), wait_s)
         warnings: list[str] = []
 
         def grant(line: InLine, verdict: Granted) -> tuple[Lease, Done]:

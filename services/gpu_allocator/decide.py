@@ -14,7 +14,7 @@ from ds01.gpu_allocator.choose import candidates, choose, keys, named
 from ds01.gpu_allocator.request import GpuRequest
 from ds01.gpu_allocator.world import Asker, Usage, World, usage, usage_of
 
-RETIRE_HINT = "end one with 'container retire NAME' (or 'docker rm -f NAME') and try again"
+RETIRE_HINT = "end one with 'container retire NAME' (or 'docker rm -f NAME'), or a program of yours, and try again"
 WAIT_HINT = "'ds01 status' shows who holds what; try again later, or wait for your turn with '--wait'"
 
 
@@ -166,11 +166,12 @@ def _over(
     if most_mig is not None and asked_mig and used.mig_instances + asked_mig > most_mig:
         yield Denied(
             Reason.OVER_GROUP_TOTAL if whose else Reason.OVER_MIG_INSTANCES,
-            f"{who} {used.mig_instances} of {whose}{most_mig} MIG instances, and {request.count} more were asked for",
+            f"{who} {used.mig_instances} of {whose}{most_mig} MIG instances, and {asked_mig} more "
+            f"{'was' if asked_mig == 1 else 'were'} asked for",
             str(most_mig),
             str(used.mig_instances),
             str(request.count),
-            hint,
+            hint if used.mig_instances else f"ask for {most_mig} or fewer",
             to_end,
         )
     if most is not None and used.equivalents + asked > most:
@@ -180,7 +181,7 @@ def _over(
             str(most),
             str(used.equivalents),
             str(asked),
-            hint,
+            hint if used.units else "ask for less",
             to_end,
         )
 
@@ -202,10 +203,12 @@ def _none_free(request: GpuRequest, world: World, wanted: Sequence[Unit], free: 
     usable = keys(wanted)
     holders = [lease for lease in world.leases if any(unit.key in usable for unit in lease.units)]
     kept = len(usable & world.reserved & keys(world.free()))
-    message = f"{request.words} {'was' if request.count == 1 else 'were'} asked for, and {len(free)} of {len(usable)}"
-    message += f" {'is' if len(free) == 1 else 'are'} free"
+    message = f"{request.words} {'was' if request.count == 1 else 'were'} asked for, and "
+    message += f"{len(free)} of {len(usable)} that would do {'is' if len(free) == 1 else 'are'} free"
     notes = [f"{kept} more {'is' if kept == 1 else 'are'} kept for who waits longer"] if kept else []
-    notes += [f"GPU {index} is withheld: {why}" for index, why in world.withheld.items()]
+    asked = {name.split(":")[0] for name in request.names}
+    withheld = {index: why for index, why in world.withheld.items() if not asked or str(index) in asked}
+    notes += [f"GPU {index} is withheld: {why}" for index, why in withheld.items()]
     notes += [world.occupied[unit.key] for unit in wanted if unit.key in world.occupied]
     return Denied(
         Reason.NONE_FREE,

@@ -11,6 +11,7 @@ import math
 import os
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -28,6 +29,9 @@ from ds01.gpu_allocator.lifecycle import on_processes, on_scope, release
 from ds01.gpu_allocator.reports import of_lease
 
 DAY_S = 86400.0
+ENDS_LOOKS, ENDS_LOOK_S = 3, 0.1
+"""systemd hears of the end of a scope's last process a moment after whoever started it."""
+
 SETTLE_S = 0.5
 """Between the end of a scope and the first look for what escaped it."""
 
@@ -151,6 +155,17 @@ class Hosts:
                 change = on_scope(self._book.find(lease.id) or lease, self._facts.now(), exists=exists)
                 if change is not None:
                     await self._book.commit(change)
+
+    async def ends_something_of(self, uid: int) -> bool:
+        """Look again, soon, whether a program of `uid` has just ended, before he is told that he holds too much."""
+        own = [one.id for one in self._book.leases if one.uid == uid and one.kind is LeaseKind.HOST]
+        for _ in range(ENDS_LOOKS if own else 0):
+            with suppress(Ds01Error):
+                await self.look()
+            if any(self._book.find(lease) is None for lease in own):
+                return True
+            await asyncio.sleep(ENDS_LOOK_S)
+        return False
 
     async def close_lost(self) -> None:
         """What opened a unit that vanished must not open the one that gets its nodes next.

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ds01.common.cdi import VendorSpec, own_nodes
 from ds01.common.errors import LedgerBroken, PeerRefused, Unavailable
+from ds01.common.events import Event
 from ds01.common.ledger import Ledger
 from ds01.common.model import ContainerFacts, Entry, Lease, LeasedUnit, LeaseState, Listed, Unit
 from ds01.gpu_allocator.facts import Facts
@@ -84,13 +85,16 @@ def _lease(
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Where a rebuild looks: the engine, the nodes of a process, the vendor's devices, programs in scopes."""
+    """Where a rebuild looks: the engine, the nodes of a process, the vendor's devices, programs in scopes, and the
+    timers of what is open to logins; `end` has one of these do its work at once."""
 
     listed: Callable[[], Awaitable[list[Listed]]]
     inspect: Callable[[str], Awaitable[ContainerFacts | None]]
     nodes_of: Callable[[int], frozenset[str] | None]
     vendor: Callable[[], VendorSpec]
     programs: Callable[[], Awaitable[list[str]]]
+    timers: Callable[[], Awaitable[list[str]]]
+    end: Callable[[str], Awaitable[None]]
 
 
 async def rebuild(facts: Facts, sources: Sources, path: Path) -> list[str]:
@@ -115,6 +119,9 @@ async def rebuild(facts: Facts, sources: Sources, path: Path) -> list[str]:
             return f"uid {uid}", ""
         return asker.user, asker.group
 
+    timers = await sources.timers()
+    for timer in timers:  # what is open to logins would be known to nobody: it is closed as at its end
+        await sources.end(timer.removesuffix(".timer") + ".service")
     leases, said = leases_of(found, inventory.units, sources.vendor(), owner, facts.now())
     try:
         aside = _put_aside(path, facts.now())
@@ -126,6 +133,8 @@ async def rebuild(facts: Facts, sources: Sources, path: Path) -> list[str]:
     ledger.write([Entry(leases=tuple(leases))])
     facts.book.reopen(ledger)
     facts.ledger_problem = ""
+    said += [f"{len(timers)} grant(s) to logins were closed: open them anew"] if timers else []
+    await facts.book.note(Event("ledger.rebuilt", f"The ledger was made anew: {'; '.join(said) or 'nothing runs'}"))
     return [f"the old ledger is kept as '{aside}'", *said, f"{len(leases)} leases are known again"]
 
 

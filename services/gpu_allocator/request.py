@@ -64,6 +64,8 @@ def parse_request(untrusted: str, gpus_all_means: int = 1) -> GpuRequest | Denie
     if text == "all":
         warning = f"'all' is {gpus_all_means} GPU unit(s) on this shared machine; ask for more with '--gpus N'"
         return GpuRequest(min(gpus_all_means, MOST), warning=warning)
+    if text == "device=all":
+        return parse_request("all", gpus_all_means)
     if text.startswith("device="):
         return _devices(text.removeprefix("device="), untrusted)
     if _COUNT.fullmatch(text):
@@ -93,7 +95,7 @@ def _profile(text: str) -> str:
 
 def _counted(count: int, profile: str, untrusted: str) -> GpuRequest | Denied:
     if not 1 <= count <= MOST:
-        return _no(f"{count} is not a number of GPU units", untrusted)
+        return _no(f"{count} is not a number of GPU units: it is 1 to {MOST}", untrusted)
     return GpuRequest(count, profile)
 
 

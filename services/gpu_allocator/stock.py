@@ -110,6 +110,7 @@ def withheld_events(before: Mapping[int, str], now: Mapping[int, str], leases: I
         if before.get(index) != why
     ]
     return events + [
-        Event("gpu.restored", f"GPU {index} is well again: {before[index]}", gpu=str(index), old=before[index])
-        for index in sorted(set(before) - set(now))
+        Event("gpu.restored", f"GPU {index} is given away again; what was wrong: {why}", gpu=str(index), old=why)
+        for index, why in sorted(before.items())
+        if index not in now
     ]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ds01.common.events import Event
-from ds01.common.model import Lease, LeasedUnit, LeaseState
+from ds01.common.model import Lease, LeasedUnit, LeaseState, Reason
 from ds01.gpu_allocator.interface import Overview, Report, UnitView, WaiterView
 from ds01.gpu_allocator.queue import Turn
 from ds01.gpu_allocator.reports import holder
@@ -74,6 +74,10 @@ def refusal(report: Report, user: str) -> Event:
     )
 
 
+_WHY_OTHERS = {
+    Reason.NONE_FREE: "no unit that would do is free",
+    Reason.NO_SUCH_UNIT: "no such unit is here at the moment",
+}
 _GONE = "it does not exist at the moment"
 
 
@@ -134,7 +138,7 @@ def _waiter(viewer: Viewer, turn: Turn) -> WaiterView:
         request=waiter.request_id if named else "",
         since=waiter.since,
         until=waiter.until,
-        reason=turn.denied.message if named else turn.denied.reason.value,
+        reason=turn.denied.message if named else _WHY_OTHERS.get(turn.denied.reason, "a quota is used up"),
         estimate=turn.estimate,
     )
 

@@ -7,13 +7,14 @@ else, the same request goes on waiting at its place, if it comes back soon.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from ds01.common.errors import Ds01Error, Unavailable
 from ds01.common.model import Denied, Granted, Lease, LeaseKind, Reason, UnitKey, Waiter
+from ds01.common.quantity import duration_text
 from ds01.common.rates import Rates
 from ds01.common.varlink import Link
 from ds01.gpu_allocator.book import Done
@@ -207,7 +208,7 @@ class Queue:
         why = "" if mine is None else f" (place {mine.place} of {len(turns)}): {mine.denied.message}"
         return Denied(
             Reason.WAITED_IN_VAIN,
-            f"no unit came free in {waited_s / 60:.0f} min{why}",
+            f"no unit came free in {duration_text(max(1, round(waited_s)))}{why}",
             "" if mine is None else mine.denied.limit,
             "" if mine is None else mine.denied.used,
             waiter.request,
@@ -216,15 +217,19 @@ class Queue:
         )
 
 
-def waits_until(now: float, wait_s: float) -> float:
-    """When a wait that begins now ends."""
-    return now + min(max(0.0, wait_s), MOST_WAIT_S)
-
-
-def positions(found: Plan | None) -> Mapping[tuple[int, str], int]:
-    """Places by (uid, request id)."""
-    turns = () if found is None else found.turns
-    return {(one.line.waiter.uid, one.line.waiter.request_id): one.place for one in turns}
+def waiter_of(blank: Lease, now: float, wait_s: float) -> Waiter:
+    """Somebody who waits from now on for what `blank` shall become."""
+    return Waiter(
+        request_id=blank.request_id,
+        uid=blank.uid,
+        user=blank.user,
+        group=blank.group,
+        request=blank.request,
+        name=blank.container_name,
+        kind=blank.kind,
+        since=now,
+        until=now + min(max(0.0, wait_s), MOST_WAIT_S),
+    )
 
 
 def _too_many(waiter: Waiter) -> Denied:

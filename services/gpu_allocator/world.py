@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from ds01.common.limits import Policy
-from ds01.common.model import HOLDING, Lease, Unit, UnitKey
+from ds01.common.model import HOLDING, Lease, LeaseKind, Unit, UnitKey
 
 NOBODY = -1
 """The uid of somebody whom one may not know."""
@@ -113,8 +113,9 @@ def masked(world: World, uid: int) -> World:
 
 
 def usage(leases: Iterable[Lease]) -> Usage:
-    """What these leases hold together, holds included."""
-    held = [unit for lease in leases if lease.state in HOLDING for unit in lease.units]
+    """What these leases hold together, holds included. What is open to logins counts against nobody."""
+    counted = (lease for lease in leases if lease.state in HOLDING and lease.kind is not LeaseKind.LOGIN)
+    held = [unit for lease in counted for unit in lease.units]
     sizes = sum((unit.size for unit in held), Fraction(0))
     return Usage(len(held), sizes, sum(1 for unit in held if unit.key.placement))
 

@@ -42,7 +42,7 @@ CALLER = """
     def connect():
         s = socket.socket(socket.AF_UNIX); s.connect("/run/ds01/allocator.sock"); return s
     def run(s, request, command="x", gpus="1"):
-        parameters = {"request_id": request, "command": command, "gpus": gpus, "wait_s": 0.0}
+        parameters = {"request_id": f"request-{request}", "command": command, "gpus": gpus, "wait_s": 0.0}
         said = b""
         try: s.sendall(json.dumps({"method": "io.ds01.Allocator.Run", "parameters": parameters}).encode() + b"\\0")
         except BrokenPipeError: pass  # refused already, and why is there to be read

@@ -97,7 +97,7 @@ def test_each_door_gets_its_turn_and_who_does_not_wait_gets_none(host: RunningHo
     assert [(one["position"], one["user"], one["name"]) for one in seen] == [
         (1, "alice", "train._.1001"), (2, "bob", "sleep"), (3, "carol", seen[2]["name"])
     ]  # fmt: skip
-    assert all("0 of 3 are free" in one["reason"] for one in seen)
+    assert all("0 of 3 that would do are free" in one["reason"] for one in seen)
     assert seen[0]["estimate"] > time.time() + 86400, "rita's max_runtime"
     for one in queue(host, "bob"):
         assert one["mine"] == (one["position"] == 2)
@@ -196,7 +196,7 @@ def test_leaving_the_queue(host: RunningHost) -> None:
     ):
         told = host.run("alice", argv, check=False)
         assert told.status == status
-        assert "0 of 3 are free" in told.err
+        assert "0 of 3 that would do are free" in told.err
         assert "place 1 of 1" in told.err
         assert waiting(host) == []
 
@@ -256,7 +256,7 @@ def test_a_start_after_the_hold_says_who_must_end_or_waits(host: RunningHost) ->
     rita = hold(host, *UNITS)
     told = host.run("alice", ["docker", "start", "plain"], check=False)
     assert told.status == 1
-    assert "0 of 3 are free" in told.err
+    assert "0 of 3 that would do are free" in told.err
     assert "would have to end" in told.err
     assert all(unit in told.err for unit in UNITS)
     assert "rita" not in told.err

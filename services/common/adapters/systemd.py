@@ -150,6 +150,13 @@ class Systemd:
             if exc.type != f"{SYSTEMD}.UnitExists":
                 raise Unavailable(f"systemd does not make '{plan.name}': {exc.text}") from exc
 
+    async def start(self, unit: str) -> None:
+        """Begin to start a unit."""
+        try:
+            await self._call("StartUnit", "ss", [unit, "replace"])
+        except DBusError as exc:
+            raise Unavailable(f"systemd does not start '{unit}': {exc.text}") from exc
+
     async def devices(self, unit: str) -> Devices:
         """The devices that a slice's processes may open beyond the standard ones."""
         found = await self._get(unit, "Slice", "DeviceAllow")

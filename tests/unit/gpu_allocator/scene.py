@@ -22,7 +22,7 @@ from ds01.common.model import Denied, Lease, LeaseState
 from ds01.common.peer import Peer
 from ds01.common.processes import Place
 from ds01.common.varlink import Link
-from ds01.gpu_allocator import engine_side
+from ds01.gpu_allocator import engine_side, hosts
 from ds01.gpu_allocator.allocator import Allocator
 from ds01.gpu_allocator.book import Book
 from ds01.gpu_allocator.engine_side import EngineSide
@@ -32,7 +32,7 @@ from ds01.gpu_allocator.interface import ContainerWish, HostWish, LoginWish
 from ds01.gpu_allocator.stock import Stock
 from ds01.gpu_allocator.waiting import Queue
 
-engine_side.DRAIN_WAIT_S = varlink.DEATH_LOOK_S = 0.0  # time is the scene's own
+engine_side.DRAIN_WAIT_S = hosts.ENDS_LOOK_S = varlink.DEATH_LOOK_S = 0.0  # time is the scene's own
 
 Story = Callable[["Scene"], Awaitable[None]]
 

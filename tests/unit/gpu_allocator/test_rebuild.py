@@ -97,8 +97,21 @@ class Ruin(Scene):
         async def programs() -> list[str]:
             return self.programs
 
+        async def timers() -> list[str]:
+            return list(self.units.timers)
+
+        async def end(unit: str) -> None:
+            del self.units.timers[unit.removesuffix(".service") + ".timer"]
+            self.units.opened.clear()
+
         return Sources(
-            self.engine.listed, self.engine.inspect, lambda pid: self.nodes.get(pid), self.devices.vendor, programs
+            listed=self.engine.listed,
+            inspect=self.engine.inspect,
+            nodes_of=lambda pid: self.nodes.get(pid),
+            vendor=self.devices.vendor,
+            programs=programs,
+            timers=timers,
+            end=end,
         )
 
     async def rebuild(self) -> list[str]:
@@ -235,5 +248,21 @@ def test_events_that_are_noted_meanwhile_do_not_keep_it_from_being_made(tmp_path
         finally:
             is_done = True
             await scene.settle()
+
+    ruin(tmp_path, story)
+
+
+def test_what_is_open_to_logins_is_closed(tmp_path: Path) -> None:
+    """Nobody would know of it, and its units would be given away."""
+
+    async def story(scene: Ruin) -> None:
+        assert isinstance(await scene.login("nobody"), Lease)
+        assert scene.units.timers
+        scene.facts.ledger_problem = "it is damaged"
+        said = await scene.rebuild()
+        assert any("1 grant(s) to logins were closed" in line for line in said)
+        assert not scene.units.timers
+        assert not any(scene.units.may_open(unit) for unit in scene.units.opened)
+        assert "ledger.rebuilt" in scene.journal.names()
 
     ruin(tmp_path, story)

@@ -80,7 +80,6 @@ def test_the_grammar(text: str, count: int, profile: str, names: tuple[str, ...]
         "0:0,0:0",
         "1,2,1",
         "device=",
-        "device=all",
         "device=device=0",
         "0,",
         "a" * 10_000,

@@ -147,7 +147,7 @@ def test_the_time_to_wait_is_over_with_numbers(tmp_path: Path) -> None:
         assert isinstance(denied, Denied)
         assert denied.reason is Reason.WAITED_IN_VAIN
         assert (denied.limit, denied.used, denied.requested) == ("1", "1", "1")
-        assert "(place 2 of 2): one GPU unit was asked for, and 0 of 1 are free" in denied.message
+        assert "(place 2 of 2): one GPU unit was asked for, and 0 of 1 that would do are free" in denied.message
         assert [one.units for one in denied.to_end] == ["0:0"]
         await scene.settle()
         assert waiting(scene) == [f"w{RITA}"]
