@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from worlds import ALICE, BOB, REFERENCE_SITE, RESEARCHER, RITA, STUDENT, asker,
 
 from ds01.common.errors import Malformed
 from ds01.common.limits import GpuTotal
-from ds01.common.model import Denied, Granted, LeaseKind, LeaseState, Unit
+from ds01.common.model import Denied, Granted, LeaseKind, LeaseState, Reason, Unit
 from ds01.gpu_allocator.choose import keys
 from ds01.gpu_allocator.decide import decide
 from ds01.gpu_allocator.explain import explain
@@ -154,3 +155,24 @@ def test_what_lacks_something_is_malformed(key: str) -> None:
 def test_the_text_is_for_people_too() -> None:
     unit: Unit = instance(0, 0)
     assert '"size": "2/7"' in snapshot_text(asker(ALICE), World((unit,), ()), 1, 5.0)
+
+
+SAVED = Path(__file__).parent / "snapshots"
+
+
+@pytest.mark.parametrize(
+    ("file", "gpus", "expected"),
+    [
+        ("one-instance-left", "1", Reason.OVER_MIG_INSTANCES),
+        ("one-instance-left", "full", Reason.FULL_GPU_NOT_ALLOWED),
+        ("one-instance-left", "3", Reason.OVER_UNITS_PER_CONTAINER),
+        ("two-gpus-broken", "1", Reason.NONE_FREE),
+        ("two-gpus-broken", "device=3", Reason.NONE_FREE),
+        ("two-gpus-broken", "0:9", Reason.NO_SUCH_UNIT),
+    ],
+)
+def test_a_saved_world_is_decided_in_as_it_was(file: str, gpus: str, expected: Reason) -> None:
+    """The files are what `ds01 status --snapshot` writes."""
+    _, verdict, against = replay((SAVED / f"{file}.json").read_text(), gpus)
+    assert isinstance(verdict, Denied)
+    assert (verdict.reason, verdict) == (expected, against[0])
