@@ -102,7 +102,7 @@ def test_each_door_gets_its_turn_and_who_does_not_wait_gets_none(host: RunningHo
     for one in queue(host, "bob"):
         assert one["mine"] == (one["position"] == 2)
         assert one["user"] == ("bob" if one["mine"] else "")
-        assert one["mine"] or (one["name"], one["request"], one["reason"]) == ("", "", "none-free")
+        assert one["mine"] or (one["name"], one["request"], one["reason"]) == ("", "", "no unit that would do is free")
 
     for session, user in zip(rita, ("alice", "bob", "carol"), strict=True):
         assert not leases(host, user=user)
