@@ -198,7 +198,7 @@ def test_a_denial_has_the_same_numbers_at_every_door(host: RunningHost) -> None:
     numbers = (denial["reason"], denial["limit"], denial["used"], denial["requested"])
     assert numbers == ("over-mig-instances", "2", "2", "1")
     assert [(one["name"], one["units"]) for one in denial["to_end"]] == [("a1", "0:0,1:0")]
-    sentence = "you hold 2 of 2 MIG instances, and 1 more were asked for"
+    sentence = "you hold 2 of 2 MIG instances, and 1 more was asked for"
     docker = host.run("alice", ["docker", "run", "--rm", "--gpus", "1", "busybox", "true"], check=False)
     deploy = host.run("alice", ["container", "deploy", "x", "--image", "busybox", "-d"], check=False)
     assert (docker.status, deploy.status) == (125, 77)
