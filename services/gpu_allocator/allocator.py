@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from ds01.common.errors import Ds01Error, PeerRefused, Unavailable
@@ -328,6 +329,9 @@ class Allocator:
         if isinstance(verdict, Granted) and not waits:
             lease, durable = self._granted(ask.blank, verdict, ask.event, "within quota, and free")
             await durable
+            if self._book.missing(lease):  # instances that were made anew since the GPUs were read have other nodes
+                with suppress(Ds01Error):
+                    await self._facts.stock.fresh(max_age_s=0.0)
             return lease, verdict.warnings
         may_wait = waits or (isinstance(verdict, Denied) and verdict.reason in WAITED_FOR)
         if wait_s > 0 and may_wait:
