@@ -12,7 +12,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from ds01.common.errors import Ds01Error, PeerRefused, Unavailable
-from ds01.common.events import Event
 from ds01.common.inventory import Inventory
 from ds01.common.model import Denied, Granted, Lease, LeasedUnit, LeaseKind, LeaseState, Reason
 from ds01.common.peer import Peer, uid_of
@@ -260,7 +259,7 @@ class Allocator:
                 if lease.kind is LeaseKind.CONTAINER:
                     self._engine.drain(lease.id)
                 elif lease.kind is LeaseKind.LOGIN:
-                    self._close_soon(change.lease)
+                    self._hosts.close_soon(change.lease)
         self._set_alarm()
 
     async def look(self) -> None:
@@ -378,17 +377,6 @@ class Allocator:
         self._engine.stop_drain(lease.id)
         await self._book.commit(change)
         return change.lease
-
-    def _close_soon(self, lease: Lease) -> None:
-        task = asyncio.create_task(self._close(lease))
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
-
-    async def _close(self, lease: Lease) -> None:
-        try:
-            await self._book.settled()
-            await self._hosts.close_login(lease)
-        except Ds01Error as exc:
-            self._book.note(Event("login.close-failed", f"GPU {lease.unit_names}: {exc}", lease=lease.id))
 
     def _set_alarm(self) -> None:
         if self._alarm is not None:

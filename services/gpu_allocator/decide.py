@@ -82,7 +82,7 @@ def _impossible(request: GpuRequest, asker: Asker, world: World, wanted: Sequenc
     if len(wanted) < len(refused) and len(wanted) < request.count:
         return Denied(
             Reason.FULL_GPU_NOT_ALLOWED,
-            f"your group may have MIG instances only, and {request.words} would take a whole GPU",
+            "only whole GPUs would do for that, and your group may not have one",
             "0",
             "0",
             str(request.count),

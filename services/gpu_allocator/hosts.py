@@ -14,9 +14,11 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Protocol
 
 from ds01.common.errors import Ds01Error, Unavailable
+from ds01.common.events import Event
 from ds01.common.inventory import GpuProcesses
 from ds01.common.limits import Limits, Policies
 from ds01.common.model import Lease, LeaseKind, LeaseState
@@ -68,6 +70,7 @@ class Hosts:
         self._nodes_of = nodes_of
         self._place_of = place_of
         self._starting: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._closed: frozenset[str] = frozenset()
         self._seen: frozenset[tuple[int, str]] = frozenset()
         self._looking = asyncio.Lock()
@@ -124,11 +127,16 @@ class Hosts:
         if not unit or any(lease.scope == unit for lease in self._book.leases if lease.kind is LeaseKind.HOST):
             asyncio.get_running_loop().call_later(SETTLE_S, self._soon, self.look)
 
-    @staticmethod
-    def _soon(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def _soon(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Do it beside everything else; what fails is done again by the next look."""
         task = asyncio.create_task(work())
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._tasks.add(task)  # asyncio itself keeps no task alive
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # nobody else asks for it
 
     async def look(self) -> None:
         """Compare host and login leases with systemd and NVML.
@@ -238,6 +246,17 @@ class Hosts:
         """After a start: systemd has forgotten at a boot what was opened, or we may have missed an end."""
         for uid in {lease.uid for lease in self._book.leases if lease.kind is LeaseKind.LOGIN}:
             await self.open_logins(uid)
+
+    def close_soon(self, lease: Lease) -> None:
+        """The time of a login lease is over."""
+        self._soon(partial(self._close, lease))
+
+    async def _close(self, lease: Lease) -> None:
+        try:
+            await self._book.settled()
+            await self.close_login(lease)
+        except Ds01Error as exc:
+            await self._book.note(Event("login.close-failed", f"GPU {lease.unit_names}: {exc}", lease=lease.id))
 
     async def close_login(self, lease: Lease) -> None:
         """A login lease is over: nothing new is opened. Programs that have a node open keep it, and are told of."""

@@ -538,3 +538,9 @@ def test_a_program_that_has_the_gpu_open_keeps_the_lease(host: RunningHost) -> N
     session.communicate(timeout=10)
     look(host)
     eventually(lambda: not leases(host), "it is free", 4)
+
+
+def test_what_has_just_ended_does_not_count_any_more(host: RunningHost) -> None:
+    """One program after the other in a script, each with all that its user may have."""
+    script = "for number in 1 2 3 4; do ds01 run --gpus 2 -- true || exit; done"
+    assert host.run("alice", ["sh", "-c", script]).status == 0
